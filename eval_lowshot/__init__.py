@@ -1,0 +1,1 @@
+"""Room: eval_lowshot."""

@@ -1,0 +1,66 @@
+"""Running one verb as a command: arguments, exit codes, one clear line for what the user can mend."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from siambench.config import Verb, parse_args
+from siambench.errors import (
+    EXIT_DONE,
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_USER,
+    UserError,
+)
+from siambench.progress import set_quiet
+
+
+def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
+    """Parse ``arguments`` (default: the command line's), run ``verb``, return the exit code.
+
+    ``--quiet`` silences progress; ``--json`` prints what the verb returns as JSON on standard
+    output and implies ``--quiet``.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = _take(arguments, "--json")
+    set_quiet(_take(arguments, "--quiet") or as_json)
+    logging.captureWarnings(True)  # library chatter does not belong between progress lines
+    try:
+        config = parse_args(verb, arguments)
+        result = verb(config)
+        if as_json:
+            print(_to_json(result))
+        return result if isinstance(result, int) and not as_json else EXIT_DONE
+    except UserError as error:
+        print(f"siambench: error: {error}", file=sys.stderr)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print("siambench: interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `siambench ... | head`
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return EXIT_DONE
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAULT
+
+
+def _take(arguments: list[str], flag: str) -> bool:
+    if flag in arguments:
+        arguments.remove(flag)
+        return True
+    return False
+
+
+def _to_json(result: object) -> str:
+    import json
+    from dataclasses import asdict, is_dataclass
+
+    def plain(value: object) -> object:
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        return str(value)
+
+    return json.dumps(result, default=plain, indent=1)

@@ -1,0 +1,203 @@
+"""Typed configurations: one dataclass per verb gives its help, its YAML and its Python signature.
+
+A preset is a small YAML file of such a configuration's fields; the order of precedence is field
+default, preset, ``--config`` file, flag.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from siambench.errors import UserError
+
+
+@dataclass
+class EvaluationConfig:
+    """What every evaluation takes; the protocol is what a subclass adds.
+
+    Args:
+        backbone: the backbone file (NAME.safetensors).
+        data: the data set's folder.
+        preset: name of the preset the protocol started from (`--preset NAME` loads it).
+        out: run folder; the record goes to OUT/records.
+        seed: seed of trial 0; trial t uses seed + t.
+        trials: independent repetitions, each with a record of its own.
+        device: auto, cpu, cuda or cuda:N.
+        workers: loader processes; -1 for one per core (at most 8).
+        skip_bad: leave out images that cannot be decoded, and count them, instead of refusing.
+    """
+
+    backbone: str
+    data: str
+    preset: str = ""
+    out: str = "runs/eval"
+    seed: int = 0
+    trials: int = 1
+    device: str = "auto"
+    workers: int = -1
+    skip_bad: bool = False
+
+
+def protocol_of(config: EvaluationConfig) -> dict[str, Any]:
+    """The fields that define the result: all that are not where, on what and how often."""
+    runtime = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"}
+    return {k: v for k, v in asdict(config).items() if k not in runtime}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command of siambench, described without importing what it runs.
+
+    Attributes:
+        name: as typed, e.g. ``"linear"`` or ``"data make digit-scenes"``.
+        help: one line.
+        config: ``"module:Dataclass"``; the module must not import torch.
+        run: ``"module:function"``, called with an instance of the dataclass.
+        presets: ``"package:folder"`` that holds this verb's presets, or ``""``.
+        positional: fields given by place rather than by flag.
+    """
+
+    name: str
+    help: str
+    config: str
+    run: str
+    presets: str = ""
+    positional: tuple[str, ...] = ()
+
+    def config_class(self) -> type[Any]:
+        """Import and return the configuration dataclass."""
+        return _load(self.config)  # type: ignore[no-any-return]
+
+    def __call__(self, config: Any) -> Any:
+        """Import the stage and run it."""
+        return _load(self.run)(config)
+
+    def preset_files(self) -> dict[str, Path]:
+        """Preset name to YAML file."""
+        if not self.presets:
+            return {}
+        package, folder = self.presets.split(":")
+        files = Path(str(resources.files(package))).joinpath(folder).glob("*.yaml")
+        return {path.stem: path for path in sorted(files)}
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """The fields of a preset, ``preset`` itself among them.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        files = self.preset_files()
+        if name not in files:
+            known = ", ".join(files) or "none"
+            raise UserError(f"{self.name} has no preset {name!r}; it has: {known}")
+        return {**(read_yaml(files[name]) or {}), "preset": name}
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Parse a YAML file.
+
+    Raises:
+        UserError: it is absent or not YAML; the message has file and line.
+    """
+    path = Path(path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a YAML file that exists") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+
+
+def _load(name: str) -> Any:
+    module, attribute = name.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def parser_of(verb: Verb) -> ArgumentParser:
+    """The parser of a verb: a flag per field, ``--config``, ``--print_config``, help from docstrings."""
+    config = verb.config_class()
+    assert is_dataclass(config)
+    description = f"{verb.help}."
+    if verb.presets:
+        description += f" Presets: {', '.join(verb.preset_files())}."
+    parser = ArgumentParser(
+        prog=f"siambench {verb.name}", description=description, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file of the fields below.")
+    parser.add_class_arguments(config)
+    return parser
+
+
+def make_config(verb: Verb, values: dict[str, Any], where: str = "") -> Any:
+    """An instance of the verb's configuration from plain values, typed and checked.
+
+    A ``preset`` among ``values`` is loaded first and overridden by the rest.
+
+    Raises:
+        UserError: an unknown field or a value of the wrong type; ``where`` opens the message.
+    """
+    if values.get("preset"):
+        values = {**verb.preset(values["preset"]), **values}
+    parser = parser_of(verb)
+    try:
+        return verb.config_class()(**_fields(parser.parse_object(values).as_dict(), verb))
+    except (ArgumentError, TypeError) as error:
+        raise UserError(f"{where or verb.name}: {_one_line(error)}") from None
+
+
+def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
+    """An instance of the verb's configuration from command-line arguments.
+
+    Raises:
+        UserError: wrong flags or values.
+        SystemExit: after ``--help`` or ``--print_config``.
+    """
+    arguments = _spell(verb, list(arguments))
+    for field in reversed(verb.positional):  # `siambench convert IN --out OUT`
+        if arguments and not arguments[0].startswith("-"):
+            arguments = [*arguments[1:], f"--{field}={arguments[0]}"]
+    parser = parser_of(verb)
+    try:
+        if name := _value_of(arguments, "--preset"):
+            parser.set_defaults(verb.preset(name))
+        return verb.config_class()(**_fields(parser.parse_args(arguments).as_dict(), verb))
+    except (ArgumentError, TypeError) as error:
+        raise UserError(f"{_one_line(error)} (see siambench {verb.name} --help)") from None
+
+
+def _fields(values: dict[str, Any], verb: Verb) -> dict[str, Any]:
+    known = {f.name for f in fields(verb.config_class())}
+    return {k: v for k, v in values.items() if k in known}
+
+
+def _spell(verb: Verb, arguments: list[str]) -> list[str]:
+    """``--skip-bad`` as ``--skip_bad``, and a switch without a value as true."""
+    switches = {f"--{f.name}" for f in fields(verb.config_class()) if f.type in (bool, "bool")}
+    spelt = []
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            flag, *value = argument.split("=", 1)
+            argument = "=".join([flag.replace("-", "_").replace("__", "--", 1), *value])
+            following = arguments[i + 1] if i + 1 < len(arguments) else "--"
+            if argument in switches and following.startswith("--"):
+                argument += "=true"
+        spelt.append(argument)
+    return spelt
+
+
+def _value_of(arguments: list[str], flag: str) -> str:
+    for i, argument in enumerate(arguments):
+        if argument.startswith(flag + "="):
+            return argument.split("=", 1)[1]
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+    return ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

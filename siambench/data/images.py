@@ -1,0 +1,191 @@
+"""Reading images, and folders of them in ImageNet's layout (``train/CLASS/*``, ``val/CLASS/*``)."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from siambench.errors import UserError
+from siambench.files import digest_of, existing
+from siambench.record import DatasetInfo
+
+# torchvision.datasets.folder.IMG_EXTENSIONS
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+MARKER = "siambench-data.json"  # names a generated data set: {"name": ..., "seed": ..., ...}
+
+# A data set with exactly these counts is the real one, and published numbers stand beside it.
+OFFICIAL_COUNTS: dict[str, dict[str, int]] = {
+    "imagenet-1k": {"train": 1_281_167, "val": 50_000},  # ILSVRC 2012 devkit
+    "places205": {"train": 2_448_873, "val": 20_500},  # Zhou et al. 2014, places205 readme
+    "inat18": {"train": 437_513, "val": 24_426},  # iNaturalist 2018 competition readme
+    "voc07": {"trainval": 5_011, "test": 4_952},  # VOC2007 devkit, Main/*.txt
+    "voc0712": {"trainval": 16_551, "test": 4_952},  # VOC2007 + VOC2012 trainval
+    "coco2017": {"train": 118_287, "val": 5_000},  # instances_{train,val}2017.json
+    "voc12aug": {"train": 10_582, "val": 1_449},  # VOC 2012 + SBD, train_aug.txt
+    "cityscapes": {"train": 2_975, "val": 500},  # gtFine
+}
+
+
+def decode(path: str | Path) -> Image.Image:
+    """Decode an image to upright RGB: EXIF rotation applied, palette, grey and alpha as PIL does.
+
+    Raises:
+        UserError: the file is absent, truncated or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"image {path} cannot be decoded ({error}); replace it, or leave such files out with "
+            "--skip-bad"
+        ) from None
+
+
+def _looks_whole(path: Path) -> bool:
+    """Cheap check: the end-of-image mark is near the end of a JPEG or PNG. No mark: decode it."""
+    with open(path, "rb") as handle:
+        size = handle.seek(0, 2)
+        handle.seek(max(0, size - 4096))
+        tail = handle.read()
+    mark = {".png": b"IEND"}.get(path.suffix.lower(), b"\xff\xd9")
+    if size and mark in tail and path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
+        return True
+    decode(path)
+    return True
+
+
+def check_images(paths: Sequence[Path], skip_bad: bool) -> list[bool]:
+    """Which of ``paths`` can be read, found before work starts.
+
+    A JPEG or PNG with its end mark in place is taken as whole; others are decoded.
+
+    Raises:
+        UserError: one cannot be read and ``skip_bad`` is False; the line names the first and counts.
+    """
+
+    def problem(path: Path) -> str:
+        try:
+            _looks_whole(path)
+        except UserError as error:
+            return str(error)
+        except OSError as error:
+            return f"image {path} cannot be read ({error.strerror})"
+        return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(problem, paths, chunksize=64))
+    bad = [text for text in found if text]
+    if bad and not skip_bad:
+        more = f" (and {len(bad) - 1} more bad images)" if len(bad) > 1 else ""
+        raise UserError(bad[0] + more)
+    return [not text for text in found]
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images of one split with one label each.
+
+    Attributes:
+        root: folder the paths are relative to.
+        paths: root-relative, sorted.
+        labels: index into ``classes``, one per path.
+        classes: sorted class names.
+        skipped: images left out under ``skip_bad``.
+    """
+
+    root: Path
+    paths: list[str]
+    labels: list[int]
+    classes: list[str]
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over (relative path, bytes, label)."""
+        sizes = (self.root.joinpath(p).stat().st_size for p in self.paths)
+        return digest_of([list(row) for row in zip(self.paths, sizes, self.labels, strict=True)])
+
+
+def read_image_folder(
+    root: str | Path, split: str, *, skip_bad: bool = False, classes: Sequence[str] | None = None
+) -> ImageList:
+    """List ``root/split/CLASS/**`` as torchvision's ImageFolder does, checked.
+
+    Args:
+        root: the data set's folder.
+        split: ``"train"`` or ``"val"``.
+        skip_bad: leave out unreadable images and count them, instead of refusing.
+        classes: the classes of another split; this split may have no other.
+
+    Raises:
+        UserError: the folder is absent, has no class folder, a class folder is empty, a class is not
+            among ``classes``, or an image cannot be read.
+    """
+    root = Path(root)
+    folder = existing(
+        root / split,
+        "image folder",
+        folder=True,
+        hint=f"expected ImageNet's layout, {root}/{split}/CLASS/IMAGE",
+    )
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not names:
+        raise UserError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
+    known = list(classes) if classes is not None else names
+    foreign = sorted(set(names) - set(known))
+    if foreign:
+        raise UserError(f"{folder}/{foreign[0]} is a class that the other split does not have")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name in names:
+        inside = sorted(
+            p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
+        )
+        if not inside:
+            raise UserError(
+                f"class folder {folder / name} has no images ({', '.join(sorted(EXTENSIONS))}); "
+                "fill it or remove it"
+            )
+        paths += inside
+        labels += [known.index(name)] * len(inside)
+    good = check_images(paths, skip_bad)
+    kept = [(p, y) for p, y, ok in zip(paths, labels, good, strict=True) if ok]
+    if not kept:
+        raise UserError(f"{folder}: not one of {len(paths)} images can be read")
+    return ImageList(
+        root=root,
+        paths=[p.relative_to(root).as_posix() for p, _ in kept],
+        labels=[y for _, y in kept],
+        classes=known,
+        skipped=len(paths) - len(kept),
+    )
+
+
+def dataset_name(root: str | Path, counts: dict[str, int]) -> str:
+    """Official name if ``counts`` are the official ones; else the marker's name; else the folder's."""
+    for name, official in OFFICIAL_COUNTS.items():
+        if all(counts.get(split) == n for split, n in official.items()):
+            return name
+    root = Path(root).resolve()
+    for folder in (root, *root.parents):
+        if (marker := folder / MARKER).is_file():
+            return str(json.loads(marker.read_text(encoding="utf-8"))["name"])
+    return root.name
+
+
+def describe(root: str | Path, lists: dict[str, ImageList]) -> DatasetInfo:
+    """The :class:`DatasetInfo` of splits in ImageNet's layout."""
+    counts = {split: len(images) for split, images in lists.items()}
+    name = dataset_name(root, counts)
+    counts["classes"] = len(next(iter(lists.values())).classes)
+    counts["skipped"] = sum(images.skipped for images in lists.values())
+    parts = {split: images.fingerprint() for split, images in lists.items()}
+    return DatasetInfo(name, digest_of(parts), counts)

@@ -1,0 +1,91 @@
+"""Where work runs, and what it ran on: device, seeds, threads, memory, versions."""
+
+import os
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from siambench import __version__
+from siambench.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """``"auto"`` (the GPU when there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` as a device.
+
+    Raises:
+        UserError: the device is not there or not a device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
+        )
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators."""
+    import random
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries below us still draw from it
+    torch.manual_seed(seed)
+
+
+def default_workers() -> int:
+    """Loader processes when the user names no number: one per core up to 8, none on one core."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return 0 if cores == 1 else min(cores, 8)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of this process: on the GPU if ``device`` is one, else resident in RAM."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of everything that can move a number."""
+    found = {"siambench": __version__, "python": platform.python_version()}
+    for name in ("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "pycocotools"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """The machine in a few words."""
+    found: dict[str, Any] = {
+        "device": str(device),
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,17 @@
+"""The one exception for what the user can put right, and the exit codes of every command."""
+
+EXIT_DONE = 0
+EXIT_FAULT = 1  # ours: the traceback is shown
+EXIT_USER = 2  # the user's input: one line says what, where and what to do
+EXIT_INTERRUPTED = 130  # Ctrl-C; everything finished so far is on disk
+
+
+class UserError(Exception):
+    """The user's input is wrong. The text is one line: what is wrong, where, and what to do.
+
+    Commands print it as ``siambench: error: TEXT`` and exit with 2. Raised in a loader's worker
+    process, it reaches the parent as the text of a traceback, of which only the last line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split("errors.UserError: ")[-1].split()))

@@ -1,0 +1,187 @@
+"""What every evaluation shares: open, skip what is already recorded, time, record.
+
+A benchmark is a function from (backbone, data, protocol) to metrics, and a function that opens and
+checks its data before any work. This module turns the two into records on disk.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from siambench.backbone import Backbone, load_backbone
+from siambench.config import EvaluationConfig, protocol_of
+from siambench.device import (
+    default_workers,
+    hardware,
+    peak_memory_bytes,
+    pick_device,
+    seed_everything,
+    software_versions,
+)
+from siambench.errors import UserError
+from siambench.files import digest_of
+from siambench.progress import say
+from siambench.record import (
+    DatasetInfo,
+    Metric,
+    Record,
+    read_record,
+    record_key,
+    write_record,
+)
+
+
+class Data(Protocol):
+    """What ``open_data`` returns: anything that can describe itself."""
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Name, fingerprint and counts."""
+        ...
+
+
+C = TypeVar("C", bound=EvaluationConfig)
+D = TypeVar("D", bound=Data)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial, as an evaluator sees it.
+
+    Attributes:
+        seed: of this trial; the global generators are already seeded with it.
+        trial: 0, 1, ...
+        device: where to work.
+        workers: loader processes.
+        folder: for checkpoints, curves and predictions of this trial; made on first use. A
+            checkpoint found here belongs to this very evaluation and may be resumed.
+        key: the record's identity.
+        title: for progress bars, e.g. ``"knn simsiam"``.
+    """
+
+    seed: int
+    trial: int
+    device: torch.device
+    workers: int
+    folder: Path
+    key: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Benchmark(Generic[C, D]):
+    """A verb's evaluation.
+
+    Attributes:
+        verb: ``"linear"``, ``"knn"``, ``"svm"``, ``"detect"``, ``"segment"``.
+        version: raised when a change of code changes results; part of the protocol hash.
+        engine: library that does the work, e.g. ``"torch"``, ``"faiss"``.
+        open_data: reads and checks the data; raises UserError before hours of work.
+        evaluate: the benchmark itself.
+    """
+
+    verb: str
+    version: int
+    engine: str
+    open_data: Callable[[C], D]
+    evaluate: Callable[[Backbone, D, C, Job], list[Metric]]
+
+
+def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
+    """Run all trials of a benchmark that have no valid record yet; return all records.
+
+    Records are ``OUT/records/BENCHMARK-BACKBONE-KEY.json``; the scratch folder of a trial is
+    ``OUT/work/BENCHMARK-BACKBONE-KEY``.
+
+    Raises:
+        UserError: the backbone, the data or the protocol is wrong; nothing was computed.
+    """
+    if config.trials < 1:
+        raise UserError(f"trials must be at least 1, not {config.trials}")
+    backbone = load_backbone(config.backbone)
+    device = pick_device(config.device)
+    data = benchmark.open_data(config)
+    name = config.preset or benchmark.verb
+    protocol = {**protocol_of(config), "version": benchmark.version, "engine": benchmark.engine}
+    protocol_hash = digest_of(protocol)
+    records = []
+    for trial in range(config.trials):
+        seed = config.seed + trial
+        fingerprint = data.info.fingerprint
+        key = record_key(name, protocol_hash, backbone.sha256, fingerprint, seed, trial)
+        stem = f"{name}-{backbone.name}-{key}"
+        path = Path(config.out) / "records" / f"{stem}.json"
+        record = valid_record(path)
+        if record is None:
+            title = f"{name} {backbone.name}" + (f" #{trial}" if config.trials > 1 else "")
+            job = Job(
+                seed=seed,
+                trial=trial,
+                device=device,
+                workers=default_workers() if config.workers < 0 else config.workers,
+                folder=Path(config.out) / "work" / stem,
+                key=key,
+                title=title,
+            )
+            record = _run_trial(benchmark, config, backbone, data, job, name, protocol)
+            write_record(path, record)
+        else:
+            say(f"{stem}: already recorded")
+        records.append(record)
+    return records
+
+
+def valid_record(path: Path) -> Record | None:
+    """The record at ``path``, or None when there is none or it is damaged (which is said)."""
+    if not path.exists():
+        return None
+    try:
+        return read_record(path)
+    except UserError as error:
+        say(f"{error}; computing it again")
+        return None
+
+
+def _run_trial(
+    benchmark: Benchmark[C, D],
+    config: C,
+    backbone: Backbone,
+    data: D,
+    job: Job,
+    name: str,
+    protocol: dict[str, Any],
+) -> Record:
+    seed_everything(job.seed)
+    if job.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(job.device)
+    started, start = datetime.now(UTC), time.monotonic()
+    metrics = benchmark.evaluate(backbone.to(job.device), data, config, job)
+    meta = backbone.meta
+    return Record(
+        benchmark=name,
+        verb=benchmark.verb,
+        protocol=protocol,
+        protocol_hash=digest_of(protocol),
+        backbone={
+            "name": backbone.name,
+            "sha256": backbone.sha256,
+            "arch": meta.arch,
+            "method": meta.method,
+            "epochs": meta.epochs,
+        },
+        dataset=data.info,
+        seed=job.seed,
+        trial=job.trial,
+        engine=benchmark.engine,
+        metrics=metrics,
+        seconds=round(time.monotonic() - start, 3),
+        peak_memory_bytes=peak_memory_bytes(job.device),
+        software=software_versions(),
+        hardware=hardware(job.device),
+        started=started.isoformat(timespec="seconds"),
+    )

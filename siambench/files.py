@@ -1,0 +1,86 @@
+"""Files that are whole or not there: write beside, fsync, rename. And their digests."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from siambench.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is fsynced and renamed to ``path``.
+
+    If the body raises, or the process dies, ``path`` keeps what it had before. The temporary name
+    carries the process id, so that two processes writing one file do not mix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself survives a power cut
+    finally:
+        os.close(folder)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` (UTF-8) to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON spelling of ``value``: sorted keys, no spaces, no NaN. What digests are made of.
+
+    Raises:
+        ValueError: ``value`` holds NaN or infinity.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def existing(path: str | Path, what: str, *, folder: bool = False, hint: str = "") -> Path:
+    """``path`` as a Path, or one clear line.
+
+    Args:
+        path: what the user named.
+        what: the noun of the message, e.g. ``"backbone file"``.
+        folder: whether a folder is wanted rather than a file.
+        hint: what to do, added to the message.
+
+    Raises:
+        UserError: nothing is there, or a file where a folder is wanted (or the reverse).
+    """
+    path = Path(path)
+    check: Callable[[], bool] = path.is_dir if folder else path.is_file
+    if not check():
+        kind = "folder" if folder else "file"
+        found = f"is not a {kind}" if path.exists() else "does not exist"
+        raise UserError(f"{what}: {path} {found}{'; ' + hint if hint else ''}")
+    return path

@@ -1,0 +1,189 @@
+"""The record: one JSON file per finished evaluation, whole and valid, or not there.
+
+The schema is written down in docs/formats.md. ``digest`` is the SHA-256 of everything else in the
+file, so that a number edited by hand is noticed.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from siambench.errors import UserError
+from siambench.files import digest_of, existing, write_text
+
+SCHEMA = "siambench-record"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a result.
+
+    Attributes:
+        name: as the literature prints it: ``top1``, ``mAP``, ``box_AP50``, ``mIoU``.
+        value: finite.
+        unit: ``"%"`` for all accuracies and precisions (0 to 100).
+        split: the split it was measured on, e.g. ``"val"``, ``"test"``.
+        params: what distinguishes it from its siblings, e.g. ``{"k": 20, "T": 0.07}``.
+    """
+
+    name: str
+    value: float
+    unit: str = "%"
+    split: str = "test"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Which data an evaluation saw.
+
+    Attributes:
+        name: official name when the counts are the official ones, else the folder's own name.
+        fingerprint: SHA-256 over root-relative paths, sizes and labels: equal wherever it lies.
+        counts: images (and classes, boxes, skipped files ...) per split, e.g. ``{"train": 5011}``.
+    """
+
+    name: str
+    fingerprint: str
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished evaluation; the attributes are the fields of the file."""
+
+    benchmark: str
+    verb: str
+    protocol: dict[str, Any]
+    protocol_hash: str
+    backbone: dict[str, Any]
+    dataset: DatasetInfo
+    seed: int
+    trial: int
+    engine: str
+    metrics: list[Metric]
+    seconds: float
+    peak_memory_bytes: int
+    software: dict[str, str]
+    hardware: dict[str, Any]
+    started: str
+    schema: str = SCHEMA
+    schema_version: int = SCHEMA_VERSION
+
+    def metric(self, name: str, **params: Any) -> float:
+        """The value of the one metric with this name and (at least) these params.
+
+        Raises:
+            KeyError: there is none, or more than one.
+        """
+        found = [
+            m.value
+            for m in self.metrics
+            if m.name == name and all(m.params.get(k) == v for k, v in params.items())
+        ]
+        if len(found) != 1:
+            raise KeyError(f"{len(found)} metrics named {name!r} with {params}")
+        return found[0]
+
+
+def record_key(
+    benchmark: str,
+    protocol_hash: str,
+    backbone_sha256: str,
+    fingerprint: str,
+    seed: int,
+    trial: int,
+) -> str:
+    """Identity of an evaluation (16 hex digits): two with the same key would give the same result."""
+    parts = [benchmark, protocol_hash, backbone_sha256, fingerprint, seed, trial]
+    return digest_of(parts)[:16]
+
+
+def write_record(path: str | Path, record: Record) -> None:
+    """Write ``record`` with its digest, atomically.
+
+    Raises:
+        ValueError: a metric is not finite: that is a failed evaluation, not a result.
+    """
+    problems = _problems(body := asdict(record))
+    if problems:
+        raise ValueError(f"not a valid record: {'; '.join(problems)}")
+    write_text(path, json.dumps({**body, "digest": digest_of(body)}, indent=1) + "\n")
+
+
+def read_record(path: str | Path) -> Record:
+    """Read and validate a record.
+
+    Raises:
+        UserError: the file is absent, not JSON, not a record, of another schema version, incomplete,
+            or its digest does not match its content.
+    """
+    path = existing(path, "record")
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a record: {error}; delete it and run again") from None
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        raise UserError(f"{path} is JSON but not a siambench record")
+    if body.get("schema_version") != SCHEMA_VERSION:
+        version = body.get("schema_version")
+        raise UserError(f"{path}: record schema {version!r}; this version reads {SCHEMA_VERSION}")
+    digest = body.pop("digest", None)
+    problems = _problems(body)
+    if problems:
+        raise UserError(f"{path} is not a whole record: {'; '.join(problems)}")
+    if digest != digest_of(body):
+        raise UserError(f"{path} was changed after it was written (its digest does not match)")
+    metrics = [Metric(**m) for m in body.pop("metrics")]
+    return Record(**{**body, "metrics": metrics, "dataset": DatasetInfo(**body["dataset"])})
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "benchmark": str,
+    "verb": str,
+    "protocol": dict,
+    "protocol_hash": str,
+    "backbone": dict,
+    "dataset": dict,
+    "seed": int,
+    "trial": int,
+    "engine": str,
+    "metrics": list,
+    "seconds": (int, float),
+    "peak_memory_bytes": int,
+    "software": dict,
+    "hardware": dict,
+    "started": str,
+    "schema": str,
+    "schema_version": int,
+}
+_METRIC_FIELDS = {f.name for f in fields(Metric)}
+_DATASET_FIELDS = {f.name for f in fields(DatasetInfo)}
+
+
+def _problems(body: dict[str, Any]) -> list[str]:
+    """Every way in which ``body`` is not a record (without its digest)."""
+    problems = [f"field {name!r} is missing" for name in _TYPES if name not in body]
+    problems += [f"field {name!r} is unknown" for name in body if name not in _TYPES]
+    for name, kind in _TYPES.items():
+        if name in body and (not isinstance(body[name], kind) or isinstance(body[name], bool)):
+            problems.append(f"field {name!r} is {type(body[name]).__name__}")
+    if problems:
+        return problems
+    if body["protocol_hash"] != digest_of(body["protocol"]):
+        problems.append("protocol_hash does not match protocol")
+    if set(body["dataset"]) != _DATASET_FIELDS:
+        problems.append(f"dataset must have {sorted(_DATASET_FIELDS)}")
+    if not {"name", "sha256", "arch", "method", "epochs"} <= set(body["backbone"]):
+        problems.append("backbone must name name, sha256, arch, method and epochs")
+    if not body["metrics"]:
+        problems.append("no metrics")
+    for metric in body["metrics"]:
+        if not isinstance(metric, dict) or set(metric) != _METRIC_FIELDS:
+            problems.append(f"metric {metric!r} must have {sorted(_METRIC_FIELDS)}")
+        elif not isinstance(metric["value"], (int, float)) or not math.isfinite(metric["value"]):
+            problems.append(f"metric {metric['name']} is {metric['value']}")
+    return problems

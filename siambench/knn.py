@@ -125,7 +125,11 @@ def _normalised(features: np.ndarray) -> np.ndarray:
     """Unit rows as float32; a row of zeros stays zero."""
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))  # no copy, unlike linalg.norm
     return np.divide(
-        features, np.maximum(norms, 1e-12)[:, None], dtype=np.float32, casting="same_kind"
+        features,
+        np.maximum(norms, 1e-12)[:, None],
+        dtype=np.float32,
+        casting="same_kind",
+        order="C",
     )
 
 

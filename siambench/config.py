@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from siambench.errors import UserError
 
@@ -145,7 +145,7 @@ def make_config(verb: Verb, values: dict[str, Any], where: str = "") -> Any:
         values = {**verb.preset(values["preset"]), **values}
     parser = parser_of(verb)
     try:
-        return verb.config_class()(**_fields(parser.parse_object(values).as_dict(), verb))
+        return _instance(verb, parser, parser.parse_object(values))
     except (ArgumentError, TypeError) as error:
         raise UserError(f"{where or verb.name}: {_one_line(error)}") from None
 
@@ -165,14 +165,14 @@ def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
     try:
         if name := _value_of(arguments, "--preset"):
             parser.set_defaults(verb.preset(name))
-        return verb.config_class()(**_fields(parser.parse_args(arguments).as_dict(), verb))
+        return _instance(verb, parser, parser.parse_args(arguments))
     except (ArgumentError, TypeError) as error:
         raise UserError(f"{_one_line(error)} (see siambench {verb.name} --help)") from None
 
 
-def _fields(values: dict[str, Any], verb: Verb) -> dict[str, Any]:
-    known = {f.name for f in fields(verb.config_class())}
-    return {k: v for k, v in values.items() if k in known}
+def _instance(verb: Verb, parser: ArgumentParser, parsed: Namespace) -> Any:
+    made = parser.instantiate_classes(parsed)
+    return verb.config_class()(**{f.name: made[f.name] for f in fields(verb.config_class())})
 
 
 def _spell(verb: Verb, arguments: list[str]) -> list[str]:

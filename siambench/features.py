@@ -44,10 +44,15 @@ def squash_transform(size: int) -> Transform:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 images (N, 3, H, W) to float32 with ``mean`` and ``std`` (of [0, 1]) taken out."""
+    return standardise(images.float() / 255, mean, std)
+
+
+def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Float images (N, 3, H, W) in [0, 1] with ``mean`` and ``std`` taken out."""
     shape = (1, 3, 1, 1)
     mean_t = torch.tensor(mean, device=images.device).view(shape)
     std_t = torch.tensor(std, device=images.device).view(shape)
-    return (images.float() / 255 - mean_t) / std_t
+    return (images - mean_t) / std_t
 
 
 @torch.inference_mode()
@@ -71,7 +76,7 @@ def extract(
         device: where ``forward`` lives.
         batch_size: images per forward pass.
         workers: loader processes.
-        title: of the progress bar.
+        title: of the progress bar; empty for none.
 
     Returns:
         float32 features (len(images), D).

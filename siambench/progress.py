@@ -93,11 +93,11 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
     """Show progress of ``total`` steps while the body runs.
 
     Args:
-        title: what is being done, e.g. ``"linear: epochs"``.
+        title: what is being done, e.g. ``"linear: epochs"``; empty to show nothing.
         total: number of steps.
         done: steps already done before a resume.
     """
-    if _quiet:
+    if _quiet or not title:
         yield Bar(title, total, done)
     elif sys.stderr.isatty():
         shown = _Rich(title, total, done)

@@ -1,0 +1,103 @@
+"""What a pre-training run is made of. The defaults are the official SimSiam recipe."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class ViewsConfig:
+    """Random views of an image. The defaults are MoCo v2's, as SimSiam uses them.
+
+    Args:
+        crop: side of a view in pixels.
+        resize: side to which the monitor's test images are resized before their centre crop.
+        scale: range of the crop's area, as a share of the image's.
+        ratio: range of the crop's width / height.
+        rotate: rotation before the crop, up to this many degrees either way.
+        flip: probability of a horizontal flip.
+        jitter: strengths of brightness, contrast, saturation and hue.
+        jitter_p: probability of the colour jitter.
+        gray: probability of losing colour.
+        blur: probability of a Gaussian blur.
+        sigma: range of its standard deviation in pixels.
+        recolour: probability that a view's brightness is stretched to [0, 1] and mapped onto two
+            random colours. Takes all that identifies an image by its colours, contrast or polarity.
+        tone: with recolour, range of the exponent of a gamma curve: exp(±tone).
+        noise: with recolour, most standard deviation of the noise added to the stretched brightness.
+    """
+
+    crop: int = 224
+    resize: int = 256
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rotate: float = 0.0
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_p: float = 0.8
+    gray: float = 0.2
+    blur: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+    recolour: float = 0.0
+    tone: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass
+class PretrainConfig:
+    """One pre-training run.
+
+    Args:
+        data: folder in ImageNet's layout (train/CLASS/IMAGE and val/CLASS/IMAGE).
+        out: run folder: checkpoints and monitor.jsonl.
+        preset: name of the preset this started from.
+        method: simsiam, or supervised (cross entropy on the class folders).
+        arch: torchvision's name, with -wN for N planes in layer1 instead of 64.
+        epochs: passes over the training images.
+        batch_size: images per step (two views of each).
+        base_lr: learning rate per 256 images; the rate is base_lr * batch_size / 256.
+        warmup_epochs: epochs of linear warm-up, stepped per iteration.
+        momentum: of SGD.
+        weight_decay: on all parameters, batch norm and biases included.
+        zero_init_residual: start each residual branch at zero.
+        dim: size of the projector's output, d.
+        hidden_dim: hidden size of the projector; 0 for the backbone's feature size.
+        pred_dim: hidden size of the predictor.
+        fix_pred_lr: keep the predictor's learning rate constant.
+        views: the random views.
+        knn_every: epochs between kNN monitors (and at the last epoch); 0 for none.
+        knn_images: most images per split that the kNN monitor looks at.
+        bf16: bfloat16 autocast.
+        seed: of initialisation, order and views.
+        device: auto, cpu, cuda or cuda:N.
+        workers: loader processes; -1 for one per core (at most 8).
+        skip_bad: leave out images that cannot be decoded instead of refusing.
+    """
+
+    data: str
+    out: str = "runs/pretrain"
+    preset: str = ""
+    method: Literal["simsiam", "supervised"] = "simsiam"
+    arch: str = "resnet50"
+    epochs: int = 100
+    batch_size: int = 512
+    base_lr: float = 0.05
+    warmup_epochs: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    zero_init_residual: bool = True
+    dim: int = 2048
+    hidden_dim: int = 0
+    pred_dim: int = 512
+    fix_pred_lr: bool = False
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    knn_every: int = 1
+    knn_images: int = 10_000
+    bf16: bool = False
+    seed: int = 0
+    device: str = "auto"
+    workers: int = -1
+    skip_bad: bool = False
+
+
+# What may differ when a run is resumed: it changes where and how fast, not the weights.
+RUNTIME_FIELDS = frozenset({"data", "out", "preset", "device", "workers"})

@@ -121,6 +121,22 @@ def save_backbone(path: str | Path, state: Mapping[str, Tensor], meta: BackboneM
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=strings)
+        _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the metadata in a safetensors header, in place: the library's order is random.
+
+    The same weights then give the same bytes, and so the same SHA-256 in records.
+    """
+    with open(path, "rb+") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "a sorted header is as long as an unsorted one"
+        handle.seek(8)
+        handle.write(text.ljust(length))
 
 
 def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneMeta]:

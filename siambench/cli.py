@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 
 from siambench.config import Verb, parse_args
 from siambench.errors import (
@@ -29,7 +30,8 @@ def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     logging.captureWarnings(True)  # library chatter does not belong between progress lines
     try:
         config = parse_args(verb, arguments)
-        result = verb(config)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            result = verb(config)  # what it prints for people must not mix with the JSON
         if as_json:
             print(_to_json(result))
         return result if isinstance(result, int) and not as_json else EXIT_DONE

@@ -4,11 +4,12 @@ A preset is a small YAML file of such a configuration's fields; the order of pre
 default, preset, ``--config`` file, flag.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -157,10 +158,7 @@ def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
         UserError: wrong flags or values.
         SystemExit: after ``--help`` or ``--print_config``.
     """
-    arguments = _spell(verb, list(arguments))
-    for field in reversed(verb.positional):  # `siambench convert IN --out OUT`
-        if arguments and not arguments[0].startswith("-"):
-            arguments = [*arguments[1:], f"--{field}={arguments[0]}"]
+    arguments = _name_places(verb, _spell(verb, list(arguments)))
     parser = parser_of(verb)
     try:
         if name := _value_of(arguments, "--preset"):
@@ -188,6 +186,27 @@ def _spell(verb: Verb, arguments: list[str]) -> list[str]:
                 argument += "=true"
         spelt.append(argument)
     return spelt
+
+
+def _name_places(verb: Verb, arguments: list[str]) -> list[str]:
+    """``IN --out OUT`` as ``--source=IN --out OUT``; a list field takes all places that are left."""
+    flags: list[str] = []
+    places: list[str] = []
+    for i, argument in enumerate(arguments):
+        before = arguments[i - 1] if i else ""
+        value = before.startswith("--") and "=" not in before and before not in _NO_VALUE
+        (flags if value or argument.startswith("-") else places).append(argument)
+    types = {f.name: f.type for f in fields(verb.config_class())}
+    for field in verb.positional if places else ():
+        if get_origin(types[field]) is list:
+            flags.append(f"--{field}={json.dumps(places)}")
+            places = []
+        elif places:
+            flags.append(f"--{field}={places.pop(0)}")
+    return flags + places
+
+
+_NO_VALUE = ("--help", "--print_config")
 
 
 def _value_of(arguments: list[str], flag: str) -> str:

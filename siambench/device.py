@@ -3,7 +3,9 @@
 import os
 import platform
 import resource
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,12 +51,27 @@ def default_workers() -> int:
     return 0 if cores == 1 else min(cores, 8)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement for :func:`peak_memory_bytes` (where the system allows it)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # Linux only: proc(5), /proc/pid/clear_refs
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of this process: on the GPU if ``device`` is one, else resident in RAM."""
+    """Peak memory since :func:`reset_peak_memory`: on the GPU if ``device`` is one, else resident.
+
+    Where the peak cannot be reset, it is that of the whole process so far.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def software_versions() -> dict[str, str]:

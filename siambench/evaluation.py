@@ -20,6 +20,7 @@ from siambench.device import (
     hardware,
     peak_memory_bytes,
     pick_device,
+    reset_peak_memory,
     seed_everything,
     software_versions,
 )
@@ -157,8 +158,7 @@ def _run_trial(
     protocol: dict[str, Any],
 ) -> Record:
     seed_everything(job.seed)
-    if job.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(job.device)
+    reset_peak_memory(job.device)
     started, start = datetime.now(UTC), time.monotonic()
     metrics = benchmark.evaluate(backbone.to(job.device), data, config, job)
     meta = backbone.meta

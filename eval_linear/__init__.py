@@ -1,1 +1,20 @@
-"""Room: eval_linear."""
+"""Linear probe (the papers' road and cached features) and kNN on a frozen backbone."""
+
+from siambench.config import Verb
+
+VERBS = {
+    "linear": Verb(
+        name="linear",
+        help="Train linear classifiers on a frozen backbone and test them",
+        config="eval_linear.config:LinearConfig",
+        run="eval_linear.linear:run",
+        presets="eval_linear:presets/linear",
+    ),
+    "knn": Verb(
+        name="knn",
+        help="Classify by the nearest neighbours in a frozen backbone's feature space",
+        config="eval_linear.config:KnnConfig",
+        run="eval_linear.knn:run",
+        presets="eval_linear:presets/knn",
+    ),
+}

@@ -1,0 +1,183 @@
+"""The heads of a probe, trained in one pass over the features, with checkpoints."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eval_linear.config import LinearConfig
+from eval_linear.heads import Heads
+from eval_linear.optim import HeadOptimizer, schedule_factor
+from eval_linear.roads import Cached, LayerFeatures, Online
+from siambench.evaluation import Job
+from siambench.files import atomic_path
+from siambench.progress import bar
+
+_CHECKPOINT_EVERY = {"online": 0.0, "cached": 30.0}  # seconds, at the end of an epoch
+
+
+class Probe:
+    """The heads of every layer, with their optimisers.
+
+    With several learning rates there are two heads per rate: the first learns from every training
+    image and is the one to report, the second from all but the held-out ones and is the one to
+    choose by. Heads do not influence each other.
+
+    Attributes:
+        layers: layer names.
+        heads: one :class:`Heads` per layer; head r has rate r, head rates + r its choosing twin.
+    """
+
+    def __init__(
+        self, encoder: LayerFeatures, classes: int, config: LinearConfig, job: Job
+    ) -> None:
+        scale = config.batch_size / 256
+        rates = [rate * scale for rate in config.base_lrs]
+        if len(rates) > 1:
+            rates *= 2
+        self.layers, self.dims = encoder.layers, encoder.dims
+        self.heads = [
+            Heads(
+                dim,
+                classes,
+                len(rates),
+                channels=channels if config.batch_norm else 0,
+                seed=job.seed,
+                device=job.device,
+            )
+            for dim, channels in zip(encoder.dims, encoder.channels, strict=True)
+        ]
+        self.optimizers = [
+            HeadOptimizer(
+                [heads.weight, heads.bias],
+                rates,
+                lars=config.optimizer == "lars",
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                nesterov=config.nesterov,
+            )
+            for heads in self.heads
+        ]
+
+    def step(self, features: Tensor, labels: Tensor, weight: Tensor, factor: float) -> Tensor:
+        """One training step of all heads; returns the losses (layers, heads)."""
+        losses = []
+        for heads, optimizer, rows in zip(
+            self.heads, self.optimizers, self.split(features), strict=True
+        ):
+            loss, grads = heads.gradients(rows, labels, weight)
+            optimizer.step(grads, factor)
+            losses.append(loss)
+        return torch.stack(losses)
+
+    def split(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Features (N, D) of all layers as one tensor per layer."""
+        return features.split(self.dims, 1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes, by name, not copied."""
+        tensors = {}
+        for layer, heads, optimizer in zip(self.layers, self.heads, self.optimizers, strict=True):
+            tensors |= {f"{layer}.{name}": tensor for name, tensor in heads.state().items()}
+            for number, momentum in enumerate(optimizer.momenta):
+                tensors[f"{layer}.momentum{number}"] = momentum
+        return tensors
+
+    def save(self, path: Path, epochs_done: int) -> None:
+        """Write a checkpoint atomically."""
+        tensors = {name: tensor.cpu() for name, tensor in self.state().items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"epochs_done": str(epochs_done)})
+
+    def load(self, path: Path) -> int:
+        """Read a checkpoint if there is one; returns the epochs that it has behind it."""
+        if not path.exists():
+            return 0
+        with safe_open(path, framework="pt") as file:
+            for name, tensor in self.state().items():
+                tensor.copy_(file.get_tensor(name))
+            return int(file.metadata()["epochs_done"])
+
+
+def train(
+    probe: Probe,
+    road: Online | Cached,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    config: LinearConfig,
+    job: Job,
+) -> None:
+    """Train ``probe`` for all epochs, going on from its checkpoint if there is one.
+
+    Args:
+        probe: the heads.
+        road: where features come from.
+        labels: of the training split (n,).
+        held_out: True for images that the choosing heads may not learn from (n,).
+        config: the protocol.
+        job: seed, device and folder.
+    """
+    checkpoint = job.folder / "checkpoint.safetensors"
+    done = probe.load(checkpoint)
+    saved = time.monotonic()
+    y = torch.from_numpy(labels).to(job.device)
+    weight = torch.from_numpy(_image_weights(held_out, len(config.base_lrs))).to(job.device)
+    batches = epoch_batches(len(labels), config, job.seed, 0)
+    total, behind = config.epochs * len(batches), done * len(batches)
+    with bar(f"{job.title}: training", total, behind) as progress:
+        for epoch in range(done, config.epochs):
+            factor = schedule_factor(
+                config.schedule, epoch, config.epochs, config.milestones, config.gamma
+            )
+            batches = epoch_batches(len(labels), config, job.seed, epoch)
+            for batch, features in zip(batches, road.train(epoch, batches), strict=True):
+                index = torch.from_numpy(batch).to(job.device)
+                part = weight[index]
+                part = part / part.sum(0).clamp(min=1)
+                losses = probe.step(features, y[index], part, factor)
+                last = batch is batches[-1]  # the one time per epoch that the device is waited for
+                progress.advance(1, **({"loss": losses.min().item()} if last else {}))
+            if time.monotonic() - saved >= _CHECKPOINT_EVERY[config.road]:
+                probe.save(checkpoint, epoch + 1)
+                saved = time.monotonic()
+
+
+def _image_weights(held_out: np.ndarray, rates: int) -> np.ndarray:
+    """What each image counts for each head, (n, heads): 1, or 0 if held out from it."""
+    every = np.ones((len(held_out), rates), np.float32)
+    return every if rates == 1 else np.hstack([every, every * ~held_out[:, None]])
+
+
+def epoch_batches(count: int, config: LinearConfig, seed: int, epoch: int) -> list[np.ndarray]:
+    """A random order of ``count`` image numbers in batches, the last one smaller.
+
+    A single image left over is dropped when features are normalised over the batch.
+    """
+    order = np.random.default_rng([seed, 0, epoch]).permutation(count)
+    batches = [order[i : i + config.batch_size] for i in range(0, count, config.batch_size)]
+    if config.batch_norm and len(batches) > 1 and len(batches[-1]) == 1:
+        batches.pop()
+    return batches
+
+
+def save_heads(
+    path: Path, probe: Probe, chosen: Sequence[int], classes: Sequence[str], about: dict[str, str]
+) -> None:
+    """Write the chosen head of each layer as LAYER.weight (C, D) and LAYER.bias (C,), atomically.
+
+    The norm, if there is one, is folded in. Metadata: the class names as JSON, and ``about``.
+    """
+    tensors = {}
+    for layer, heads, head in zip(probe.layers, probe.heads, chosen, strict=True):
+        weight, bias = heads.plain(head)
+        tensors[f"{layer}.weight"] = weight.cpu().contiguous()
+        tensors[f"{layer}.bias"] = bias.cpu().contiguous()
+    metadata = {"classes": json.dumps(list(classes)), "layers": json.dumps(probe.layers), **about}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)

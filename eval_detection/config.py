@@ -1,0 +1,83 @@
+"""What the detection protocol is made of; each default is that of voc0712-frcnn-c4-24k."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from siambench.config import EvaluationConfig
+
+
+@dataclass
+class DetectConfig(EvaluationConfig):
+    """Fine-tuning Faster or Mask R-CNN C4, every layer trained.
+
+    Args:
+        engine: the library that does the work.
+        format: layout of the data, voc (VOCdevkit) or coco.
+        train_sets: voc: YEAR/SPLIT, e.g. 2007/trainval; coco: the name of the image folder, e.g.
+            train2017 (annotations in annotations/instances_train2017.json).
+        test_set: likewise.
+        mask: Mask R-CNN rather than Faster R-CNN; coco only.
+        batch_size: images per iteration, all in this process.
+        lr: learning rate at this very batch size (the literature scales it in proportion).
+        momentum: of SGD.
+        weight_decay: of all weights and biases but those of batch norms.
+        max_iter: training iterations.
+        steps: iterations at which the learning rate is divided by 10.
+        warmup_iters: iterations over which it rises linearly from a thousandth.
+        min_size_train: sizes of the shorter side in px, one drawn per image.
+        max_size_train: largest longer side in px.
+        min_size_test: shorter side in px at test.
+        max_size_test: largest longer side in px at test.
+        flip: mirror half of the training images.
+        anchor_sizes: square roots of the anchors' areas in px.
+        anchor_ratios: height over width.
+        rpn_batch_per_image: anchors sampled per image, at most half of them positive.
+        rpn_pre_nms_train: proposals kept before non-maximum suppression.
+        rpn_post_nms_train: and after.
+        rpn_pre_nms_test: the same at test.
+        rpn_post_nms_test: the same at test.
+        rois_per_image: proposals sampled per image, at most a quarter of them positive.
+        pooler_resolution: RoIAlign's output is this many cells square.
+        extra_norm: a batch norm after the last residual stage.
+        precise_bn_iters: batches over which batch norm statistics are averaged before the test; 0
+            keeps the running ones.
+        score_threshold: detections below it are dropped.
+        nms_threshold: IoU of non-maximum suppression per class.
+        detections_per_image: detections kept per image.
+        bf16: train in bfloat16 autocast; the test is always in float32.
+        checkpoint_every: iterations between checkpoints.
+    """
+
+    engine: Literal["torchvision"] = "torchvision"
+    format: Literal["voc", "coco"] = "voc"
+    train_sets: list[str] = field(default_factory=lambda: ["2007/trainval", "2012/trainval"])
+    test_set: str = "2007/test"
+    mask: bool = False
+    batch_size: int = 16
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    max_iter: int = 24_000
+    steps: list[int] = field(default_factory=lambda: [18_000, 22_000])
+    warmup_iters: int = 100
+    min_size_train: list[int] = field(default_factory=lambda: list(range(480, 801, 32)))
+    max_size_train: int = 1333
+    min_size_test: int = 800
+    max_size_test: int = 1333
+    flip: bool = True
+    anchor_sizes: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 512])
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    rpn_batch_per_image: int = 256
+    rpn_pre_nms_train: int = 12_000
+    rpn_post_nms_train: int = 2000
+    rpn_pre_nms_test: int = 6000
+    rpn_post_nms_test: int = 1000
+    rois_per_image: int = 512
+    pooler_resolution: int = 14
+    extra_norm: bool = True
+    precise_bn_iters: int = 200
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    detections_per_image: int = 100
+    bf16: bool = False
+    checkpoint_every: int = 500

@@ -1,0 +1,207 @@
+"""Fine-tuning: SGD with warm-up and steps, checkpoints, and batch norm statistics made precise."""
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from eval_detection.c4 import C4
+from eval_detection.config import DetectConfig
+from eval_detection.loader import Example, TrainImages, draws, to_batch
+from eval_detection.rpn import Target
+from eval_detection.samples import DetectionData
+from siambench.backbone import Backbone
+from siambench.errors import UserError
+from siambench.evaluation import Job
+from siambench.files import atomic_path
+from siambench.progress import bar, say
+from siambench.resnet import build_resnet
+
+_WARMUP_FACTOR = 1e-3  # detectron2, SOLVER.WARMUP_FACTOR
+_GAMMA = 0.1  # SOLVER.GAMMA
+_CURVE_EVERY = 20  # iterations between lines of curve.jsonl
+
+
+def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Job) -> C4:
+    """Train a detector from ``backbone``, or go on from the checkpoint in ``job.folder``.
+
+    The batches, the augmentation and the sampling of anchors and proposals depend on the seed and
+    the iteration only, so that a run that was killed ends, on a CPU, as one that was not.
+
+    Returns:
+        The detector in evaluation mode, its batch norm statistics made precise.
+
+    Raises:
+        UserError: a loss is not finite.
+    """
+    torch.manual_seed(job.seed)
+    resnet = build_resnet(backbone.meta.arch)
+    resnet.load_state_dict(backbone.resnet.state_dict())
+    model = C4(resnet, len(data.classes), config)
+    model = model.to(job.device, memory_format=torch.channels_last).train()
+    optimizer = _optimizer(model, config)
+    checkpoint = job.folder / "checkpoint.pth"
+    start = _resume(checkpoint, model, optimizer)
+    curve = _Curve(job.folder / "curve.jsonl", start)
+    total = config.max_iter + config.precise_bn_iters
+    batches = enumerate(_batches(data, config, job, start, total), start)
+    with bar(f"{job.title}: iterations", config.max_iter, start) as progress:
+        for iteration, examples in islice(batches, config.max_iter - start):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, iteration)
+            losses = _losses(model, examples, backbone, config, job, iteration)
+            loss = _checked_sum(losses, iteration, config)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            done = iteration + 1
+            curve.add(done, learning_rate(config, iteration), losses)
+            progress.advance(loss=loss.item())
+            if done % config.checkpoint_every == 0 or done == config.max_iter:
+                _save(checkpoint, model, optimizer, done)
+    if config.precise_bn_iters:
+        precise_bn(
+            model,
+            (
+                lambda i=iteration, e=examples: _losses(model, e, backbone, config, job, i)
+                for iteration, examples in batches
+            ),
+        )
+    return model.eval()
+
+
+def learning_rate(config: DetectConfig, iteration: int) -> float:
+    """The rate at ``iteration`` (from 0): linear warm-up, then a tenth after every step."""
+    rate = config.lr * _GAMMA ** sum(iteration >= step for step in config.steps)
+    if iteration < config.warmup_iters:
+        rate *= _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * iteration / config.warmup_iters
+    return rate
+
+
+@torch.no_grad()
+def precise_bn(model: nn.Module, forwards: Iterator) -> None:
+    """Replace running statistics by those of many training batches (Wu and Johnson 2021, section 3).
+
+    Args:
+        model: in training mode.
+        forwards: functions that each run the model on one batch.
+
+    Every batch counts alike: the mean is the mean of the batches' means, the variance that of all
+    their values together.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    means = [torch.zeros_like(m.running_mean) for m in norms]
+    squares = [torch.zeros_like(m.running_var) for m in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # the running statistics become those of the last batch
+    count = 0
+    for forward in forwards:
+        forward()
+        count += 1
+        for norm, mean, square in zip(norms, means, squares, strict=True):
+            mean += norm.running_mean
+            square += norm.running_var + norm.running_mean**2
+    for norm, momentum, mean, square in zip(norms, momenta, means, squares, strict=True):
+        norm.momentum = momentum
+        norm.running_mean.copy_(mean / count)
+        norm.running_var.copy_(square / count - norm.running_mean**2)
+
+
+def _losses(
+    model: C4,
+    examples: list[Example],
+    backbone: Backbone,
+    config: DetectConfig,
+    job: Job,
+    iteration: int,
+) -> dict[str, Tensor]:
+    meta = backbone.meta
+    images, sizes = to_batch([image for image, _ in examples], meta.mean, meta.std, job.device)
+    targets = [
+        Target(t.boxes.to(job.device), t.labels.to(job.device), t.masks) for _, t in examples
+    ]
+    generator = torch.Generator(job.device)
+    generator.manual_seed(job.seed * 1_000_003 + iteration)
+    with torch.autocast(job.device.type, torch.bfloat16, enabled=config.bf16):
+        return model.losses(images, sizes, targets, generator)
+
+
+def _checked_sum(losses: dict[str, Tensor], iteration: int, config: DetectConfig) -> Tensor:
+    loss = torch.stack(list(losses.values())).sum()
+    if not math.isfinite(loss.item()):
+        parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
+        raise UserError(
+            f"detect: the loss is not finite at iteration {iteration} ({parts}); lower lr "
+            f"({config.lr}) or lengthen warmup_iters ({config.warmup_iters})"
+        )
+    return loss
+
+
+def _optimizer(model: nn.Module, config: DetectConfig) -> torch.optim.SGD:
+    """SGD without weight decay on batch norms (detectron2, SOLVER.WEIGHT_DECAY_NORM 0)."""
+    norms = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
+    ids = {id(p) for p in norms}
+    others = [p for p in model.parameters() if id(p) not in ids]
+    groups = [
+        {"params": others, "weight_decay": config.weight_decay},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def _batches(
+    data: DetectionData, config: DetectConfig, job: Job, start: int, stop: int
+) -> Iterator[list[Example]]:
+    """Batches ``start`` to ``stop`` of the run."""
+    wanted = islice(draws(data.train, config.batch_size, job.seed), start, stop)
+    loader = DataLoader(
+        TrainImages(data.train, config, job.seed),
+        batch_sampler=wanted,
+        num_workers=job.workers,
+        collate_fn=list,
+        pin_memory=False,
+    )
+    return iter(loader)
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": done}
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the checkpoint if there is a whole one; the number of iterations done."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:  # whatever a damaged file raises
+        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+    say(f"going on from iteration {state['iteration']}")
+    return int(state["iteration"])
+
+
+class _Curve:
+    """Losses as JSON lines; a resumed run takes back the lines after its checkpoint."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() and start else []
+        kept = [line for line in lines if json.loads(line)["iteration"] <= start]
+        path.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, done: int, lr: float, losses: dict[str, Tensor]) -> None:
+        if done % _CURVE_EVERY == 0:
+            values = {name: round(value.item(), 5) for name, value in losses.items()}
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps({"iteration": done, "lr": lr, **values}) + "\n")

@@ -1,0 +1,284 @@
+"""Reading VOC and COCO, batches, augmentation; and one clear line for every kind of bad data."""
+
+import json
+import re
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval_detection import VERBS
+from eval_detection.config import DetectConfig
+from eval_detection.evaluate import open_data
+from eval_detection.loader import EvalImages, TrainImages, draws, resized_shape, to_batch
+from eval_detection.samples import as_sample
+from siambench.config import make_config
+from siambench.errors import UserError
+
+
+def voc(root: Path, **changes) -> DetectConfig:
+    fields = {"train_sets": ["2007/trainval"], **changes}
+    return DetectConfig(backbone="", data=str(root), **fields)
+
+
+def coco(root: Path, **changes) -> DetectConfig:
+    fields = {"train_sets": ["train2017"], "test_set": "val2017", "mask": True, **changes}
+    return DetectConfig(backbone="", data=str(root / "coco"), format="coco", **fields)
+
+
+@pytest.fixture
+def copy(scenes: Path, tmp_path: Path) -> Path:
+    """A copy of VOC2007 and COCO that a test may spoil."""
+    shutil.copytree(scenes / "VOCdevkit" / "VOC2007", tmp_path / "VOCdevkit" / "VOC2007")
+    shutil.copytree(scenes / "coco", tmp_path / "coco")
+    return tmp_path
+
+
+def test_voc_boxes_are_zero_based(scenes: Path) -> None:
+    data = open_data(voc(scenes))
+    assert data.classes == sorted(data.classes)
+    assert len(data.classes) == 10
+    sample = data.train[0]
+    xml = (scenes / "VOCdevkit/VOC2007/Annotations" / f"{sample.id}.xml").read_text()
+    corners = [float(v) for v in re.findall(r"<[xy]m(?:in|ax)>([\d.]+)<", xml)]
+    expected = np.array(corners, np.float32).reshape(-1, 4) - [1, 1, 0, 0]
+    np.testing.assert_allclose(sample.boxes, expected)
+    assert any(s.difficult.any() for s in data.train), "difficult objects stay in training"
+    counts = data.info.counts
+    assert counts["trainval"] == len(data.train)
+    assert counts["test"] == len(data.test)
+    assert data.info.name == "digit-scenes"
+
+
+def test_voc_sets_are_joined(scenes: Path) -> None:
+    both = open_data(voc(scenes, train_sets=["2007/trainval", "2012/trainval"]))
+    one = open_data(voc(scenes))
+    assert len(both.train) > len(one.train)
+    assert both.info.counts["test"] == one.info.counts["test"]
+    assert both.info.fingerprint != one.info.fingerprint
+
+
+def test_coco_leaves_crowds_out_and_keeps_masks(scenes: Path) -> None:
+    data = open_data(coco(scenes))
+    content = json.loads((scenes / "coco/annotations/instances_train2017.json").read_text())
+    things = [t for t in content["annotations"] if not t["iscrowd"]]
+    assert len(things) < len(content["annotations"])
+    assert sum(len(s.boxes) for s in data.train) == len(things)
+    assert all(len(s.masks) == len(s.boxes) for s in data.train)
+    assert data.category_ids == sorted(c["id"] for c in content["categories"])
+
+
+def test_fingerprint_is_where_the_data_is_not(scenes: Path, copy: Path) -> None:
+    assert open_data(coco(scenes)).info.fingerprint == open_data(coco(copy)).info.fingerprint
+    assert open_data(voc(scenes)).info.fingerprint == open_data(voc(copy)).info.fingerprint
+
+
+def spoil_xml(copy: Path, pattern: str, replacement: str) -> None:
+    folder = copy / "VOCdevkit/VOC2007"
+    name = (folder / "ImageSets/Main/test.txt").read_text().split()[0]
+    path = folder / "Annotations" / f"{name}.xml"
+    spoilt = re.sub(pattern, replacement, path.read_text(), count=1, flags=re.DOTALL)
+    assert spoilt != path.read_text()
+    path.write_text(spoilt)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "line"),
+    [
+        (r"<size>.*</size>", "", r"\.xml has no image size"),
+        (r"<xmax>\d+</xmax>", "<xmax>9999</xmax>", r"box \(.*9999.*\) is outside its image"),
+        (r"<xmax>\d+</xmax>", "<xmax>0</xmax>", r"box .* has no area"),
+        (r"<ymin>\d+</ymin>", "", "has no whole bndbox"),
+        (r"<name>\w+</name>", "<name>unicorn</name>", "class 'unicorn' is not one of"),
+        (r"</annotation>", "", "is not XML"),
+        (r"<width>\d+</width>", "<width>500</width>", "its annotation says 500 ×"),
+    ],
+)
+def test_bad_voc_annotation(copy: Path, pattern: str, replacement: str, line: str) -> None:
+    spoil_xml(copy, pattern, replacement)
+    with pytest.raises(UserError, match=line):
+        open_data(voc(copy))
+
+
+def test_all_problems_are_counted_in_one_line(copy: Path) -> None:
+    for path in (copy / "VOCdevkit/VOC2007/Annotations").glob("*.xml"):
+        path.write_text(re.sub(r"<size>.*</size>", "", path.read_text(), flags=re.DOTALL))
+    with pytest.raises(UserError, match=r"and \d+ more problems; correct") as error:
+        open_data(voc(copy))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_truncated_images(copy: Path) -> None:
+    folder = copy / "VOCdevkit/VOC2007"
+    names = (folder / "ImageSets/Main/test.txt").read_text().split()
+    (folder / "JPEGImages" / f"{names[0]}.jpg").unlink()
+    with pytest.raises(UserError, match=f"{names[0]}.jpg"):
+        open_data(voc(copy))
+    whole = open_data(voc(copy, skip_bad=True))
+    assert whole.info.counts["skipped"] == 1
+    assert whole.info.counts["test"] == len(names) - 1
+    broken = folder / "JPEGImages" / f"{names[1]}.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(UserError, match="1 more bad image"):
+        open_data(voc(copy))
+
+
+def test_empty_split_and_wrong_names(copy: Path) -> None:
+    (copy / "VOCdevkit/VOC2007/ImageSets/Main/test.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"test\.txt is empty"):
+        open_data(voc(copy))
+    with pytest.raises(UserError, match="'trainval' is not YEAR/SPLIT"):
+        open_data(voc(copy, train_sets=["trainval"]))
+    with pytest.raises(UserError, match="VOC1999"):
+        open_data(voc(copy, train_sets=["1999/trainval"]))
+    with pytest.raises(UserError, match="no masks"):
+        open_data(voc(copy, mask=True))
+    with pytest.raises(UserError, match=r"instances_val2016\.json does not exist"):
+        open_data(coco(copy, test_set="val2016"))
+    with pytest.raises(UserError, match="batch_size must be above 0"):
+        open_data(voc(copy, batch_size=0))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"bbox": [5.0, 5.0, 900.0, 9.0]}, "annotation 1: box .* is outside its image"),
+        ({"bbox": [5.0, 5.0, 0.0, 9.0]}, "annotation 1: box .* has no area"),
+        ({"category_id": 4711}, "annotation 1: category 4711 is not in the file"),
+        ({"image_id": 4711}, "annotation 1: image 4711 is not in the file"),
+        ({"segmentation": [[1.0, 1.0, 2.0, 2.0]]}, "annotation 1: no polygon of three points"),
+    ],
+)
+def test_bad_coco_annotation(copy: Path, change: dict, line: str) -> None:
+    path = copy / "coco/annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0].update(change, id=1, iscrowd=0)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=line):
+        open_data(coco(copy))
+
+
+def test_bad_coco_file(copy: Path) -> None:
+    path = copy / "coco/annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"].append(content["images"][0])
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="image id is used twice"):
+        open_data(coco(copy))
+    path.write_text(path.read_text()[:500])
+    with pytest.raises(UserError, match="is not JSON"):
+        open_data(coco(copy))
+    path.write_text("{}")
+    with pytest.raises(UserError, match="has no images, no annotations, no categories"):
+        open_data(coco(copy))
+
+
+def test_the_known_flat_boxes_of_train2017_are_let_pass(copy: Path) -> None:
+    path = copy / "coco/annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    thing = next(t for t in content["annotations"] if not t["iscrowd"])
+    thing["id"], thing["bbox"] = 2206849, [9.98, 18.0, 5.54, 0.0]
+    path.write_text(json.dumps(content))
+    assert open_data(coco(copy)).info.counts["train_boxes"] > 0
+
+
+def test_batches_depend_on_the_seed_alone_and_share_an_orientation() -> None:
+    samples = [as_sample(Path("x"), i, 60, 40 + 40 * (i % 2), [], []) for i in range(21)]
+    batches = list(islice(draws(samples, 4, seed=3), 40))
+    assert batches == list(islice(draws(samples, 4, seed=3), 40))
+    assert batches != list(islice(draws(samples, 4, seed=4), 40))
+    for batch in batches:
+        assert len({index % 2 for index, _ in batch}) == 1
+    counts = np.bincount([index for batch in batches for index, _ in batch], minlength=21)
+    assert counts.min() >= 160 // 21 - 1
+    numbers = [count for batch in batches for _, count in batch]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_resized_shape() -> None:
+    assert resized_shape(375, 500, 800, 1333) == (800, 1067)
+    assert resized_shape(300, 900, 800, 1333) == (444, 1333)
+
+
+def square_picture(tmp_path: Path):
+    """A dark picture with one bright square at (10..20, 30..38), its box and its polygon."""
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[30:38, 10:20] = 255
+    path = tmp_path / "square.png"
+    Image.fromarray(pixels).save(path)
+    polygon = np.array([10.0, 30, 20, 30, 20, 38, 10, 38])
+    bitmap = np.ascontiguousarray(pixels[:, :, 0] // 255)
+    boxes = [[10.0, 30, 20, 38]] * 2
+    return as_sample(path, 1, 60, 90, boxes, [4, 4], masks=[[polygon], bitmap])
+
+
+def test_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
+    sample = square_picture(tmp_path)
+    config = voc(tmp_path, min_size_train=[120], flip=True)
+    images = TrainImages([sample], config, seed=0)
+    mirrored = set()
+    for count in range(8):
+        image, target = images[0, count]
+        assert image.shape == (3, 120, 180)
+        x0, y0, x1, y1 = (int(v) for v in target.boxes[0])
+        bright = (image[0] > 128).nonzero()
+        assert abs(int(bright[:, 1].min()) - x0) <= 1
+        assert abs(int(bright[:, 1].max()) + 1 - x1) <= 1
+        assert (y0, y1) == (60, 76)
+        polygon, bitmap = target.masks
+        assert (polygon[0][0::2].min(), polygon[0][0::2].max()) == (x0, x1)
+        assert bitmap[y0:y1, x0:x1].all()
+        assert bitmap.sum() == (x1 - x0) * (y1 - y0)
+        mirrored.add(x0 > 90)
+        again, _ = images[0, count]
+        assert torch.equal(image, again)
+    assert mirrored == {True, False}
+    straight = TrainImages([sample], voc(tmp_path, min_size_train=[120], flip=False), seed=0)
+    assert all(straight[0, count][1].boxes[0, 0] == 20 for count in range(8))
+
+
+def test_sizes_are_drawn_from_the_list(tmp_path: Path) -> None:
+    images = TrainImages([square_picture(tmp_path)], voc(tmp_path, min_size_train=[60, 80]), seed=0)
+    assert {images[0, count][0].shape[1] for count in range(12)} == {60, 80}
+
+
+def test_padding_is_zero_after_normalisation() -> None:
+    small, large = torch.full((3, 4, 6), 255).byte(), torch.zeros(3, 8, 5).byte()
+    batch, sizes = to_batch([small, large], (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
+    assert sizes == [(4, 6), (8, 5)]
+    assert batch.shape == (2, 3, 8, 6)
+    assert (batch[0, :, :4] == 2).all()
+    assert (batch[0, :, 4:] == 0).all()
+    assert (batch[1, :, :, :5] == -2).all()
+    assert (batch[1, :, :, 5:] == 0).all()
+
+
+def test_test_batches_have_one_size_and_hold_everything(scenes: Path) -> None:
+    config = voc(scenes, min_size_test=64)
+    data = open_data(config)
+    images = EvalImages(data.test, config)
+    batches = images.batches(8)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(data.test)))
+    assert max(map(len, batches)) <= 8
+    assert all(len({images[i].shape for i in batch}) == 1 for batch in batches)
+
+
+def test_every_preset_is_a_whole_configuration() -> None:
+    verb = VERBS["detect"]
+    assert set(verb.preset_files()) >= {
+        "voc07-frcnn-c4",
+        "voc0712-frcnn-c4-24k",
+        "coco-mrcnn-c4-1x",
+        "coco-mrcnn-c4-2x",
+    }
+    for name in verb.preset_files():
+        config = make_config(verb, {"backbone": "b", "data": "d", "preset": name})
+        assert config.mask == (config.format == "coco")
+        assert max(config.steps) < config.max_iter
+    headline = make_config(verb, {"backbone": "", "data": "", "preset": "voc0712-frcnn-c4-24k"})
+    defaults = DetectConfig(backbone="", data="", preset="voc0712-frcnn-c4-24k")
+    assert headline == defaults

@@ -69,6 +69,9 @@ def nearest(
 
     Returns:
         Similarities (M, k), float32, and row numbers (M, k), int64.
+
+    Raises:
+        UserError: features hold NaN or infinity.
     """
     train, queries = _normalised(train), _normalised(queries)
     if device is not None and device.type != "cpu":
@@ -122,8 +125,14 @@ def _votes(
 
 
 def _normalised(features: np.ndarray) -> np.ndarray:
-    """Unit rows as float32; a row of zeros stays zero."""
+    """Unit rows as float32; a row of zeros stays zero.
+
+    Raises:
+        UserError: a row holds NaN or infinity.
+    """
     norms = np.sqrt(np.einsum("nd,nd->n", features, features))  # no copy, unlike linalg.norm
+    if not np.isfinite(norms).all():
+        raise UserError("kNN: features hold NaN or infinity; the backbone is not sound")
     return np.divide(
         features,
         np.maximum(norms, 1e-12)[:, None],
@@ -146,6 +155,8 @@ def _check(
             f"kNN needs a label per feature: {len(train)} and {len(test)} features, "
             f"{len(train_labels)} and {len(test_labels)} labels"
         )
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(f"kNN: features of {train.shape[1:]} and of {test.shape[1:]} numbers")
     if not ks or min(ks) < 1 or max(ks) > len(train):
         raise UserError(
             f"kNN: k = {', '.join(map(str, ks))} with {len(train)} training images; every k must be "
@@ -153,5 +164,3 @@ def _check(
         )
     if not temperatures or min(temperatures) <= 0:
         raise UserError(f"kNN: temperatures must be positive, not {list(temperatures)}")
-    if not (np.isfinite(train).all() and np.isfinite(test).all()):
-        raise UserError("kNN: features hold NaN or infinity; the backbone is not sound")

@@ -102,6 +102,7 @@ def test_tiny_temperature_does_not_overflow():
         ({"temperatures": [0.0]}, "positive"),
         ({"test_labels": np.zeros(3, int)}, "a label per feature"),
         ({"train": np.full((150, 16), np.nan)}, "NaN"),
+        ({"train": np.ones((150, 15))}, "of .15,. and of .16,. numbers"),
     ],
 )
 def test_bad_input(change, message):

@@ -169,7 +169,7 @@ def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
 
 
 def _instance(verb: Verb, parser: ArgumentParser, parsed: Namespace) -> Any:
-    made = parser.instantiate_classes(parsed)
+    made = parser.instantiate(parsed)
     return verb.config_class()(**{f.name: made[f.name] for f in fields(verb.config_class())})
 
 

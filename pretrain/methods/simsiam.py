@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
         p: predictions (N, d).
         z: projections (N, d); no gradient flows into them (stop-gradient).
     """
-    return -F.cosine_similarity(p.float(), z.detach().float(), dim=1).mean()
+    wide = torch.promote_types(p.dtype, torch.float32)  # bfloat16 under autocast is too coarse
+    return -F.cosine_similarity(p.to(wide), z.detach().to(wide), dim=1).mean()
 
 
 class SimSiam(nn.Module):

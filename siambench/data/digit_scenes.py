@@ -21,13 +21,13 @@ class DigitScenesConfig:
     Args:
         out: folder to make; holds imagenet/, VOCdevkit/, coco/ and cityscapes/ afterwards.
         images: pictures in imagenet/train; the other splits follow (docs/digit-scenes.md).
-        size: side in pixels of the single-digit pictures; scenes are 3 × 2 times as large.
+        size: side in pixels of the single-digit pictures; scenes are 2 × 1.5 times as large.
         seed: of every choice; the same seed gives the same bytes.
     """
 
     out: str
     images: int = 5000
-    size: int = 48
+    size: int = 40
     seed: int = 0
 
 
@@ -116,7 +116,7 @@ def _draw(root: Path, config: DigitScenesConfig) -> None:
         ) -> Iterator[Scene]:
             for number in range(sizes[key]):
                 choose = rng(key, number)
-                width, height = (4 * unit, 2 * unit) if wide else (3 * unit, 2 * unit)
+                width, height = (2 * unit, unit if wide else 3 * unit // 2)
                 if not wide and choose.random() < 0.3:
                     width, height = height, width
                 crowd = bool(choose.random() < crowds)

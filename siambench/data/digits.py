@@ -16,10 +16,10 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 POOLS = {"train": 1197, "val": 200, "test": 400}  # digits (of 1,797) that each split may draw
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as PIL's convert("L")
-CONTRAST = 0.2  # least difference of luma between ink and ground, of 1
-FAINT = 0.08  # the same for the one digit in ten that VOC's annotators would call difficult
+CONTRAST = 0.4  # least excess of the ink's luma over the ground's, of 1
+FAINT = 0.2  # the same for the one digit in ten that VOC's annotators would call difficult
 TILT = 12.0  # degrees, either way
-TEXTURE = 0.06  # of the photograph's deviation from its mean, added to the ground
+TEXTURE = 0.03  # of the photograph's deviation from its mean, added to the ground
 INK = 0.35  # coverage from which a pixel belongs to the digit
 
 
@@ -91,7 +91,7 @@ def pool(split: str, seed: int) -> tuple[np.ndarray[Any, Any], ...]:
 def draw_single(split: str, digit: int, size: int, rng: np.random.Generator, seed: int) -> Scene:
     """A ``size`` × ``size`` picture of one digit: ImageNet's kind."""
     canvas = _Canvas(size, size, split, seed, rng)
-    canvas.place(digit, round(size * rng.uniform(0.45, 0.85)), faint=False)
+    canvas.place(digit, round(size * rng.uniform(0.8, 1.0)), faint=False)
     return canvas.scene()
 
 
@@ -105,7 +105,7 @@ def draw_several(
     *,
     crowd: bool,
 ) -> Scene:
-    """A picture of one to four digits, each 0.5 to 1 ``unit`` high: VOC's and COCO's kind.
+    """A picture of one to three digits, each 0.5 to 0.9 ``unit`` high: VOC's and COCO's kind.
 
     Args:
         split: pool to draw from.
@@ -117,8 +117,8 @@ def draw_several(
     """
     canvas = _Canvas(width, height, split, seed, rng)
     clump = canvas.clump(int(rng.integers(10)), unit) if crowd else None
-    for _ in range(int(rng.integers(1, 5))):
-        side = round(unit * rng.uniform(0.5, 1.0))
+    for _ in range(int(rng.integers(1, 4))):
+        side = round(unit * rng.uniform(0.5, 0.9))
         canvas.place(int(rng.integers(10)), side, faint=bool(rng.random() < 0.1))
     return canvas.scene(clump)
 
@@ -130,7 +130,7 @@ class _Canvas:
         self, width: int, height: int, split: str, seed: int, rng: np.random.Generator
     ) -> None:
         self.split, self.seed, self.rng = split, seed, rng
-        self.ground = rng.uniform(0, 255, 3)
+        self.ground = self._ground_colour()
         self.pixels = self.ground + TEXTURE * self._photograph(width, height)
         self.covers: list[tuple[int, np.ndarray[Any, Any], bool]] = []
         self.used: list[int] = []
@@ -145,12 +145,19 @@ class _Canvas:
         crop = photo[rows][:, columns]
         return crop - crop.mean((0, 1))
 
-    def _ink_colour(self, faint: bool) -> np.ndarray[Any, Any]:
-        """A colour whose luma differs from the ground's by CONTRAST or more (FAINT: less)."""
+    def _ground_colour(self) -> np.ndarray[Any, Any]:
+        """A colour that leaves room for lighter ink."""
         while True:
             colour = self.rng.uniform(0, 255, 3)
-            difference = abs(float(LUMA @ (colour - self.ground))) / 255
-            if FAINT <= difference < CONTRAST if faint else difference >= CONTRAST:
+            if float(LUMA @ colour) / 255 <= 1 - CONTRAST - 0.1:
+                return colour
+
+    def _ink_colour(self, faint: bool) -> np.ndarray[Any, Any]:
+        """A colour lighter than the ground by CONTRAST or more (from FAINT to CONTRAST if faint)."""
+        while True:
+            colour = self.rng.uniform(0, 255, 3)
+            excess = float(LUMA @ (colour - self.ground)) / 255
+            if FAINT <= excess < CONTRAST if faint else excess >= CONTRAST:
                 return colour
 
     def _coverage(self, digit: int, side: int) -> np.ndarray[Any, Any]:

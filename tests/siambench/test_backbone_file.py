@@ -113,7 +113,7 @@ def test_nothing_is_written_for_a_partial_state(tmp_path):
     state = build_resnet("resnet10-w16").state_dict()
     del state["conv1.weight"]
     path = tmp_path / "b.safetensors"
-    with pytest.raises(UserError, match="missing conv1.weight; nothing was written"):
+    with pytest.raises(UserError, match=r"missing conv1\.weight; nothing was written"):
         save_backbone(path, state, BackboneMeta("resnet10-w16", "x", None))
     assert list(tmp_path.iterdir()) == []
 

@@ -147,7 +147,7 @@ def test_cityscapes_layout(scenes):
         data = Cityscapes(scenes / "cityscapes", split, mode="fine", target_type="semantic")
         for image, mask in data:
             labels = set(np.unique(np.asarray(mask)).tolist())
-            assert image.size == mask.size == (128, 64)
+            assert image.size == mask.size == (64, 32)
             assert labels <= {0, 7, *CITYSCAPES_IDS}
             assert {0, 7} < labels
             trained = {c.id for c in Cityscapes.classes if not c.ignore_in_eval}

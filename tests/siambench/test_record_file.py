@@ -78,7 +78,7 @@ def test_refuses_what_is_not_a_record(record, tmp_path, change, message):
 def test_refuses_what_is_not_json(tmp_path, content):
     path = tmp_path / "r.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="r.json"):
+    with pytest.raises(UserError, match=r"r\.json"):
         read_record(path)
 
 

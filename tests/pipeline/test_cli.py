@@ -1,0 +1,118 @@
+"""The command line: help without torch, one clear line and exit 2 for what the user can mend."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.verbs import VERBS
+from siambench.config import make_config, parse_args
+from siambench.errors import UserError
+
+
+def test_help_lists_every_verb_and_does_not_import_torch():
+    code = (
+        "import sys; from pipeline.cli import main; code = main(['--help']); "
+        "code |= main(['linear', '--help']); sys.exit(code + 10 * ('torch' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(f"  {verb} " in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*verb.split(), "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "usage: siambench " + verb in out
+    config = VERBS[verb].config_class()
+    explained = "\n".join(c.__doc__ for c in config.__mro__[:-1])
+    for field in fields(config):
+        assert f"--{field.name}" in out or f"--{field.name}." in out
+        assert f"\n        {field.name}: " in explained, f"{field.name} has no help"
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if VERBS[v].presets])
+def test_every_preset_is_a_valid_configuration_that_names_its_sources(verb):
+    presets = VERBS[verb].preset_files()
+    assert presets
+    for name, path in presets.items():
+        required = {"data": "d", "backbone": "b"} if verb != "pretrain" else {"data": "d"}
+        config = make_config(VERBS[verb], {"preset": name, **required})
+        assert config.preset == name
+        assert "#" in path.read_text(), f"{path} explains no number"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lineer"], "no verb 'lineer'"),
+        (
+            ["knn", "--backbone", "nowhere.safetensors", "--data", "."],
+            "nowhere.safetensors does not exist",
+        ),
+        (["knn", "--backbone", "x"], "arguments are required: data"),
+        (["knn", "--backbone", "x", "--data", "y", "--k", "many"], '"k"'),
+        (["knn", "--backbone", "x", "--data", "y", "--kk", "3"], "unrecognized arguments"),
+        (
+            ["knn", "--backbone", "x", "--data", "y", "--preset", "nope"],
+            "no preset 'nope'; it has: in1k-knn",
+        ),
+        (["run", "nope"], "run file 'nope' does not exist and is not a shipped one (demo"),
+        (["pretrain", "--data", "nowhere"], "nowhere/train does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("siambench: error: ")
+    assert err.count("\n") == 1
+
+
+def test_precedence_default_preset_file_flag(tmp_path):
+    verb = VERBS["knn"]
+    (tmp_path / "c.yaml").write_text("resize: 300\ncrop: 100\n")
+    base = ["--backbone", "b", "--data", "d"]
+    assert parse_args(verb, base).resize == 256
+    with_file = parse_args(
+        verb, [*base, "--preset", "in1k-knn", "--config", str(tmp_path / "c.yaml")]
+    )
+    assert (with_file.resize, with_file.preset) == (300, "in1k-knn")
+    flagged = parse_args(
+        verb, [*base, "--config", str(tmp_path / "c.yaml"), "--resize", "310", "--skip-bad"]
+    )
+    assert (flagged.resize, flagged.crop, flagged.skip_bad) == (310, 100, True)
+    same = make_config(verb, {"backbone": "b", "data": "d", "preset": "in1k-knn"})
+    assert same == parse_args(verb, [*base, "--preset", "in1k-knn"])
+
+
+def test_unknown_field_in_python():
+    with pytest.raises(UserError, match=r"my\.yaml: Option 'neighbours' is not accepted"):
+        make_config(VERBS["knn"], {"backbone": "b", "data": "d", "neighbours": 3}, "my.yaml")
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_exits_1(monkeypatch, capsys):
+    import pretrain.loop
+
+    def broken(config):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(pretrain.loop, "run", broken)
+    assert main(["pretrain", "--data", "x"]) == 1
+    assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_130(monkeypatch, capsys):
+    import pretrain.loop
+
+    def stopped(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain.loop, "run", stopped)
+    assert main(["pretrain", "--data", "x"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err

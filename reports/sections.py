@@ -1,0 +1,144 @@
+"""Which records may stand in one table: one preset, one protocol, one engine, one data set."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from reports.collect import Entry
+from reports.markdown import code, escape
+from reports.published import DATASETS, published_name
+from siambench.record import DatasetInfo
+
+TITLES = {
+    "linear": "Linear probe",
+    "knn": "kNN",
+    "svm": "Linear SVM",
+    "detect": "Detection",
+    "segment": "Segmentation",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that differ only in backbone and trial."""
+
+    entries: list[Entry]
+
+    @property
+    def benchmark(self) -> str:
+        """The preset's name."""
+        return self.entries[0].record.benchmark
+
+    @property
+    def verb(self) -> str:
+        """The command that made the records."""
+        return self.entries[0].record.verb
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """The data they were made on."""
+        return self.entries[0].record.dataset
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Every setting."""
+        return self.entries[0].record.protocol
+
+    @property
+    def protocol_hash(self) -> str:
+        """Its digest."""
+        return self.entries[0].record.protocol_hash
+
+    def has(self, param: str) -> bool:
+        """Whether a metric of the records has this parameter."""
+        return any(param in m.params for m in self.entries[0].record.metrics)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one heading of the report covers.
+
+    Attributes:
+        title: the heading.
+        anchor: its HTML id.
+        groups: one; or the full and the low-shot SVM of one data set, whose numbers are different
+            columns of one published table.
+        siblings: other protocols of the same preset, each in a section of its own.
+    """
+
+    title: str
+    anchor: str
+    groups: list[Group]
+    siblings: list[Group]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All records of the section."""
+        return [entry for group in self.groups for entry in group.entries]
+
+    @property
+    def verb(self) -> str:
+        """The command that made the records."""
+        return self.groups[0].verb
+
+
+def sections_of(entries: list[Entry]) -> list[Section]:
+    """Group records into sections, in the order of the source papers' benchmarks, then by name."""
+    groups = _paired(_groups(entries))
+    titles = [_title(parts) for parts in groups]
+    sections = []
+    for number, (parts, title) in enumerate(zip(groups, titles, strict=True), 1):
+        if titles.count(title) > 1:
+            title += (
+                f" (protocol {parts[0].protocol_hash[:8]}, data {parts[0].dataset.fingerprint[:8]})"
+            )
+        siblings = [g for other in groups if other is not parts for g in other if _kin(g, parts)]
+        sections.append(Section(title, f"s{number}", parts, siblings))
+    return sections
+
+
+def _groups(entries: list[Entry]) -> list[Group]:
+    found: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        r = entry.record
+        place = (_place(r.verb, TITLES), _place(published_name(r.benchmark), DATASETS), r.benchmark)
+        data = (r.dataset.name, r.dataset.fingerprint)
+        found.setdefault((*place, *data, r.protocol_hash, r.engine), []).append(entry)
+    order = [found[key] for key in sorted(found)]
+    return [Group(sorted(e, key=lambda x: (x.record.seed, x.record.trial))) for e in order]
+
+
+def _place(name: str, known: Iterable[str]) -> int:
+    order = list(known)
+    return order.index(name) if name in order else len(order)
+
+
+def _paired(groups: list[Group]) -> list[list[Group]]:
+    """Each group alone, but a full and a low-shot SVM together where the pair is unambiguous."""
+    paired: list[list[Group]] = []
+    for group in groups:
+        kin = [g for g in groups if g.verb == group.verb == "svm" and g.dataset == group.dataset]
+        full = [g for g in kin if not g.has("k")]
+        low = [g for g in kin if g.has("k")]
+        if len(full) != 1 or len(low) != 1:
+            paired.append([group])
+        elif group is full[0]:
+            paired.append([full[0], low[0]])
+    return paired
+
+
+def _kin(group: Group, parts: list[Group]) -> bool:
+    return any(g.verb == group.verb and g.benchmark == group.benchmark for g in parts)
+
+
+def _title(parts: list[Group]) -> str:
+    kind = TITLES.get(parts[0].verb, parts[0].verb)
+    names = " and ".join(dict.fromkeys(code(g.benchmark) for g in parts))
+    return f"{kind}: {names} on {escape(parts[0].dataset.name)}"
+
+
+def differing_fields(groups: list[Group]) -> dict[str, list[Any]]:
+    """Protocol fields whose values are not equal in all of ``groups``: one value per group."""
+    names = sorted({name for group in groups for name in group.protocol})
+    values = {name: [g.protocol.get(name, "–") for g in groups] for name in names}
+    return {name: row for name, row in values.items() if any(v != row[0] for v in row)}

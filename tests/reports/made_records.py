@@ -1,0 +1,187 @@
+"""Synthetic records and training curves, written as the evaluations write theirs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siambench.files import digest_of
+from siambench.record import DatasetInfo, Metric, Record, record_key, write_record
+
+KS = [1, 2, 4, 8, 16, 32, 64, 96]
+
+
+def linear(rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",)) -> list[Metric]:
+    found = []
+    for layer in layers:
+        of_layer = {"layer": layer}
+        top1 = float(rng.uniform(40, 70))
+        found.append(Metric("top1", top1, split="val", params=of_layer))
+        found.append(Metric("top5", top1 + 20, split="val", params=of_layer))
+        found.append(Metric("top1_class", 50.0, split="val", params={"class": "a", **of_layer}))
+    return found
+
+
+def knn(rng: np.random.Generator) -> list[Metric]:
+    grid = [{"k": k, "T": t} for k in (10, 20, 100, 200) for t in (0.07, 0.2)]
+    return [Metric("top1", float(rng.uniform(30, 60)), split="val", params=p) for p in grid]
+
+
+def svm(rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",)) -> list[Metric]:
+    found = []
+    for layer in layers:
+        found.append(Metric("mAP", float(rng.uniform(60, 80)), params={"layer": layer}))
+        found.append(Metric("AP", 1.0, params={"class": "cat", "layer": layer}))
+    return found
+
+
+def lowshot(rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",)) -> list[Metric]:
+    found = []
+    for layer in layers:
+        for k in KS:
+            params = {"k": k, "layer": layer}
+            samples = np.sort(rng.normal(20 + 6 * np.log2(k), 2, 5))
+            numbers = {
+                "mAP": samples.mean(),
+                "mAP_std": samples.std(),
+                "mAP_min": samples.min(),
+                "mAP_max": samples.max(),
+                "mAP_honest": samples.mean() - 1,
+            }
+            found += [Metric(name, float(v), params=params) for name, v in numbers.items()]
+            found.append(Metric("cost", 0.001, unit="C", params=params))
+            found += [
+                Metric("mAP_sample", float(v), params={**params, "sample": i})
+                for i, v in enumerate(samples, 1)
+            ]
+    return found
+
+
+def voc(rng: np.random.Generator) -> list[Metric]:
+    return [
+        Metric(f"box_{name}", float(rng.uniform(20, 70)), params={"rule": rule})
+        for rule in ("11-point", "all-points")
+        for name in ("AP", "AP50", "AP75")
+    ]
+
+
+def coco(rng: np.random.Generator) -> list[Metric]:
+    return [
+        Metric(f"{kind}_{n}", float(rng.uniform(9, 40)), split="val", params={"rule": "101-point"})
+        for kind in ("box", "mask")
+        for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    ]
+
+
+def segment(rng: np.random.Generator) -> list[Metric]:
+    names = ("mIoU", "pixel_acc", "mean_acc")
+    return [Metric(name, float(rng.uniform(30, 90)), split="val") for name in names]
+
+
+VERBS: dict[str, tuple[str, Callable[..., list[Metric]], str]] = {
+    "in1k-linear-lars-90e": ("linear", linear, "imagenet-1k"),
+    "in1k-knn": ("knn", knn, "imagenet-1k"),
+    "voc07-svm": ("svm", svm, "voc07"),
+    "voc07-lowshot": ("svm", lowshot, "voc07"),
+    "voc07-frcnn-c4": ("detect", voc, "voc07"),
+    "coco-mrcnn-c4-1x": ("detect", coco, "coco2017"),
+    "voc12aug-fcn-20k": ("segment", segment, "voc12aug"),
+}
+
+
+def record(
+    benchmark: str,
+    backbone: str,
+    metrics: list[Metric],
+    *,
+    trial: int = 0,
+    dataset: str = "digit-scenes",
+    verb: str = "",
+    sha256: str = "",
+    **protocol: Any,
+) -> Record:
+    """A record; ``protocol`` adds to or changes the settings."""
+    settings = {"epochs": 90, "skip_bad": False, "version": 1, "engine": "torch", **protocol}
+    return Record(
+        benchmark=benchmark,
+        verb=verb or VERBS[benchmark][0],
+        protocol=settings,
+        protocol_hash=digest_of(settings),
+        backbone={
+            "name": backbone,
+            "sha256": sha256 or digest_of(backbone),
+            "arch": "resnet18-w32",
+            "method": {"random": "random init"}.get(backbone, "SimSiam"),
+            "epochs": {"random": 0, "unsaid": None}.get(backbone, 200),
+        },
+        dataset=DatasetInfo(dataset, digest_of(dataset), {"train": 1300, "val": 497}),
+        seed=trial,
+        trial=trial,
+        engine=settings["engine"],
+        metrics=metrics,
+        seconds=36.0,
+        peak_memory_bytes=2**30,
+        software={"siambench": "0.1.0", "python": "3.11.9", "torch": "2.15.0"},
+        hardware={"device": "cpu", "cpu": "AMD EPYC", "threads": 2},
+        started=f"2026-11-22T10:00:{trial:02d}+00:00",
+    )
+
+
+def save(folder: Path, rec: Record) -> Path:
+    """Write ``rec`` where :func:`siambench.evaluation.run_evaluation` would."""
+    data = rec.dataset.fingerprint
+    sha, hashed = rec.backbone["sha256"], rec.protocol_hash
+    key = record_key(rec.benchmark, hashed, sha, data, rec.seed, rec.trial)
+    path = folder / "records" / f"{rec.benchmark}-{rec.backbone['name']}-{key}.json"
+    write_record(path, rec)
+    return path
+
+
+def fill(
+    folder: Path,
+    *,
+    backbones: tuple[str, ...] = ("simsiam", "supervised", "random"),
+    trials: int = 1,
+    official: bool = False,
+    seed: int = 0,
+    benchmarks: tuple[str, ...] = tuple(VERBS),
+) -> list[Record]:
+    """Records of every benchmark for every backbone; on the real data sets' names if ``official``."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for benchmark in benchmarks:
+        _, make, name = VERBS[benchmark]
+        for backbone in backbones:
+            for trial in range(trials):
+                data = name if official else "digit-scenes"
+                rec = record(benchmark, backbone, make(rng), trial=trial, dataset=data)
+                save(folder, rec)
+                records.append(rec)
+    return records
+
+
+def monitor(folder: Path, name: str, epochs: int = 20, labels: bool = False) -> Path:
+    """A training curve; ``labels`` makes it a supervised one."""
+    path = folder / "pretrain" / name / "monitor.jsonl"
+    path.parent.mkdir(parents=True)
+    rng = np.random.default_rng(len(name))
+    rows = []
+    for epoch in range(1, epochs + 1):
+        x = epoch / epochs
+        loss = 2.3 * np.exp(-4 * x) if labels else -0.9 * (1 - np.exp(-3 * x))
+        rows.append(
+            {
+                "epoch": epoch,
+                "step": 10 * epoch,
+                "loss": float(loss + rng.normal(0, 0.01)),
+                "std": None if labels else float(0.0442 * (0.9 + 0.05 * np.sin(9 * x))),
+                "std_target": 512**-0.5,
+                "lr": 0.05,
+                "knn_top1": float(30 + 50 * x) if epoch % 2 == 0 else None,
+                "seconds": 1.8,
+            }
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

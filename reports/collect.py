@@ -46,9 +46,6 @@ def collect(dirs: list[Path]) -> Collected:
 
     Two records of one evaluation (benchmark, protocol, data, backbone and seed all equal) are one
     result, not two trials: the first is kept, in the order of ``dirs``, then by file name.
-
-    Raises:
-        UserError: a folder does not exist or holds neither records nor training curves.
     """
     entries: list[Entry] = []
     left_out: list[LeftOut] = []
@@ -68,15 +65,22 @@ def collect(dirs: list[Path]) -> Collected:
     return Collected(entries, left_out, _monitors(dirs))
 
 
-def _record_files(folder: Path) -> list[Path]:
+def check_run_folder(folder: Path) -> None:
+    """Refuse what cannot be a run folder.
+
+    Raises:
+        UserError: it does not exist, or holds neither records nor training curves.
+    """
     existing(folder, "run folder", folder=True)
-    files = sorted((folder / "records").glob("*.json"))
-    if not files and not any(folder.glob("pretrain/*/monitor.jsonl")):
+    if not _record_files(folder) and not any(folder.glob("pretrain/*/monitor.jsonl")):
         raise UserError(
             f"run folder: {folder} has no records/*.json and no pretrain/*/monitor.jsonl; name the "
             "folder that --out named when the evaluations ran"
         )
-    return files
+
+
+def _record_files(folder: Path) -> list[Path]:
+    return sorted((folder / "records").glob("*.json"))
 
 
 def _identity(record: Record) -> tuple[Any, ...]:

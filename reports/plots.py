@@ -64,8 +64,8 @@ def plot_monitors(
         for target in _series(monitors[name], "std_target")[1]
     }
     for number, target in enumerate(sorted(targets)):
-        label = "1/√d (no collapse)" if number == 0 else None
-        middle.axhline(target, color="0.45", linestyle=(0, (1, 1)), linewidth=1.2, label=label)
+        once = "1/√d (no collapse)" if number == 0 else None
+        middle.axhline(target, color="0.45", linestyle=(0, (1, 1)), linewidth=1.2, label=once)
     if targets:
         middle.set_ylim(
             0, 1.15 * max([*targets, *(y for line in middle.lines for y in line.get_ydata())])

@@ -41,9 +41,15 @@ def _differences(group: Group, kin: list[Group]) -> list[str]:
             f"here ({group.protocol_hash[:8]})",
             *(g.protocol_hash[:8] for g in kin),
         ]
-        rows = [[escape(name), *map(escape, values)] for name, values in fields.items()]
-        lines += ["", *pipe_table(header, rows)]
+        rows = [
+            [escape(name), *(escape(_plain(v)) for v in values)] for name, values in fields.items()
+        ]
+        lines += ["", *pipe_table(header, rows, left=len(header))]
     return [*lines, ""]
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def how_made(

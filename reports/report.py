@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from reports.collect import Collected, collect
+from reports.collect import Collected, check_run_folder, collect
 from reports.config import ReportConfig
 from reports.layouts import MOST_CURVES, Layout, layout
 from reports.markdown import Links, code, escape, metric_table
@@ -22,10 +22,16 @@ from siambench.progress import say
 
 
 def run(config: ReportConfig) -> dict[str, str]:
-    """The verb: write the report and say where it is."""
+    """The verb: write the report and say where it is.
+
+    Raises:
+        UserError: a folder does not exist or holds neither records nor training curves.
+    """
     if not config.dirs:
         raise UserError("report: name at least one run folder, e.g. siambench report runs/demo")
     dirs = [Path(d) for d in config.dirs]
+    for folder in dirs:
+        check_run_folder(folder)
     path = write_report(dirs, Path(config.out or dirs[0] / "report.md"), config.order)
     say(f"report: {path}")
     return {"report": str(path)}
@@ -48,7 +54,7 @@ def write_report(dirs: list[Path], out: Path, order: list[str] | None = None) ->
     """Write the report of ``dirs`` to ``out`` and its plots to ``plots/`` beside it.
 
     The same records give the same file, byte for byte. Damaged or edited records are left out, and
-    named in the report and on standard error.
+    named in the report and on standard error. Folders without any record make a report that says so.
 
     Args:
         dirs: run folders.
@@ -57,9 +63,6 @@ def write_report(dirs: list[Path], out: Path, order: list[str] | None = None) ->
 
     Returns:
         ``out``.
-
-    Raises:
-        UserError: a folder does not exist or holds neither records nor training curves.
     """
     collected = collect(dirs)
     for left in collected.left_out:

@@ -299,6 +299,10 @@ def test_wrong_folders_are_one_clear_line(
     assert not Path("good/report.md").exists()
 
 
+def test_a_run_whose_jobs_all_failed_has_a_report_that_says_so(tmp_path: Path) -> None:
+    assert "No finished evaluation yet." in report(tmp_path / "run", order=["a", "b"])
+
+
 def test_a_report_needs_no_torch() -> None:
     code = "import reports.report, reports.plots, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,6 +5,7 @@ that the architecture needs is there with its shape, finite, and nothing else is
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,11 @@ class BackboneMeta:
         """Read what :meth:`to_strings` wrote.
 
         Raises:
-            KeyError, ValueError: a field is missing or is not what it should be.
+            KeyError, ValueError, TypeError: a field is missing or is not what it should be.
         """
         mean, std = (tuple(float(x) for x in json.loads(strings[k])) for k in ("mean", "std"))
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        finite = all(map(math.isfinite, mean + std))
+        if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
             raise ValueError("mean and std must be three numbers each, std positive")
         return cls(
             arch=strings["arch"],
@@ -169,7 +171,7 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneMeta]:
             f"{path} is not a whole backbone file ({error}); if it is a checkpoint, convert it with "
             "`siambench convert`; if it was copied, copy it again"
         ) from None
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: backbone metadata is damaged ({error})") from None
     problems = check_state(meta.arch, state)
     if problems:

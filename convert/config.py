@@ -1,0 +1,34 @@
+"""What a conversion takes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Target = Literal["safetensors", "torchvision", "detectron2-c4"]
+
+
+@dataclass
+class ConvertConfig:
+    """A checkpoint in, a file of weights out. Every expected weight is found, or nothing is written.
+
+    Args:
+        source: a checkpoint, a backbone file, a detectron2 .pkl, or random:ARCH (e.g.
+            random:resnet18-w32) for torchvision's default initialisation; also given by place.
+        out: the file to write: .safetensors, .pth (torchvision) or .pkl (detectron2-c4).
+        to: what to write; safetensors is the backbone file every benchmark reads.
+        method: pre-training method as a table should print it, e.g. SimSiam; by default what the
+            checkpoint says or its layout implies.
+        epochs: pre-training epochs; by default what the checkpoint says.
+        mean: per-channel RGB mean of the input in [0, 1], e.g. [0.5,0.5,0.5]; by default the
+            source's, else ImageNet's.
+        std: and standard deviation.
+        seed: of random:ARCH.
+    """
+
+    source: str
+    out: str
+    to: Target = "safetensors"
+    method: str = ""
+    epochs: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    seed: int = 0

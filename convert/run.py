@@ -1,0 +1,138 @@
+"""The verb: read, write, and say what was found. What is not whole is not written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convert.checkpoint import Report, random_backbone, read_checkpoint
+from convert.config import ConvertConfig, Target
+from convert.names import to_detectron2
+from convert.pickles import write_detectron2
+from siambench.backbone import BackboneMeta, save_backbone
+from siambench.errors import UserError
+from siambench.files import atomic_path
+
+ENDINGS: dict[Target, tuple[str, ...]] = {
+    "safetensors": (".safetensors",),
+    "torchvision": (".pth", ".pt"),
+    "detectron2-c4": (".pkl",),  # detectron2 tells its own files by this ending
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written, and how it was found.
+
+    Attributes:
+        out: the file written.
+        to: its kind.
+        method: pre-training method.
+        epochs: of pre-training; None when nothing says.
+        report: of the source.
+    """
+
+    out: str
+    to: Target
+    method: str
+    epochs: int | None
+    report: Report
+
+
+def run(config: ConvertConfig) -> Conversion:
+    """Convert, print what was found, return it.
+
+    Raises:
+        UserError: the source is not a whole ResNet, or the output cannot be written; nothing was.
+    """
+    out = _check_out(config)
+    mean, std = _three("mean", config.mean), _three("std", config.std)
+    if config.source.startswith("random:"):
+        state, meta, report = random_backbone(config.source.removeprefix("random:"), config.seed)
+    else:
+        state, meta, report = read_checkpoint(config.source)
+    meta = replace(
+        meta,
+        method=config.method or meta.method or "unknown",
+        epochs=meta.epochs if config.epochs is None else config.epochs,
+        mean=mean or meta.mean,
+        std=std or meta.std,
+    )
+    try:
+        _write(out, config.to, state, meta)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from None
+    notes = list(report.notes)
+    if meta.method == "unknown":
+        notes.append("the file does not say which method made it; --method NAME does")
+    if config.to == "detectron2-c4":
+        notes.append(_detectron2_settings(meta))
+    report = replace(report, notes=notes)
+    conversion = Conversion(str(out), config.to, meta.method, meta.epochs, report)
+    print(_text(conversion))
+    return conversion
+
+
+def _check_out(config: ConvertConfig) -> Path:
+    out, endings = Path(config.out), ENDINGS[config.to]
+    if out.suffix not in endings:
+        raise UserError(f"out: {out} must end in {' or '.join(endings)} for --to {config.to}")
+    if out.is_dir():
+        raise UserError(f"out: {out} is a folder; name a file")
+    source = Path(config.source)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"out: {out} is the source itself; name another file")
+    if config.epochs is not None and config.epochs < 0:
+        raise UserError(f"epochs must not be negative, not {config.epochs}")
+    return out
+
+
+def _three(name: str, values: Sequence[float] | None) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    least = 0 if name == "mean" else 1e-9
+    if len(values) != 3 or not all(least <= value <= 1 for value in values):
+        raise UserError(
+            f"{name} must be three numbers (red, green, blue) in [0, 1]"
+            f"{', none of them 0' if name == 'std' else ''}, not {values}"
+        )
+    return values[0], values[1], values[2]
+
+
+def _write(out: Path, to: Target, state: dict[str, Tensor], meta: BackboneMeta) -> None:
+    if to == "safetensors":
+        save_backbone(out, state, meta)
+        return
+    with atomic_path(out) as temporary, open(temporary, "wb") as handle:
+        if to == "torchvision":
+            torch.save(state, handle)
+        else:
+            write_detectron2(handle, to_detectron2(state))
+
+
+def _detectron2_settings(meta: BackboneMeta) -> str:
+    """The settings under which detectron2 sees what torchvision sees."""
+    mean, std = ([round(255 * x, 3) for x in values] for values in (meta.mean, meta.std))
+    return (
+        "detectron2 needs INPUT.FORMAT RGB, RESNETS.STRIDE_IN_1X1 False, "
+        f"PIXEL_MEAN {mean}, PIXEL_STD {std}"
+    )
+
+
+def _text(done: Conversion) -> str:
+    report, prefix = done.report, done.report.prefix
+    dropped = ", ".join(f"{group} {count}" for group, count in report.dropped.items())
+    epochs = "epochs not said" if done.epochs is None else f"{done.epochs} epochs"
+    rows = {
+        "layout": report.layout + (f", prefix {prefix}" if prefix else ""),
+        "arch": report.arch,
+        "matched": report.matched,
+        "dropped": dropped or "nothing",
+        "method": f"{done.method}, {epochs}",
+        "digest": report.digest,
+        "wrote": done.out,
+    }
+    lines = [f"{name:<8} {value}" for name, value in rows.items()]
+    return "\n".join([*lines, *(f"note     {note}" for note in report.notes)])

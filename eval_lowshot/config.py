@@ -1,0 +1,108 @@
+"""The configuration of ``siambench svm``, and the literature's lists of SVM costs by name."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from siambench.config import EvaluationConfig
+from siambench.errors import UserError
+
+Layer = Literal["feature1", "feature2", "feature3", "feature4", "feature5", "avgpool"]
+CostList = Literal["fair", "fair-default", "vissl", "mmselfsup", "virtex"]
+
+FOLDS = 3  # of the cross-validation that chooses a cost (train_svm_kfold.py, VISSL cross_val_folds)
+
+_POWERS = [0.5**n for n in range(4, 20)]  # what FAIR's svm_helper.parse_cost_list always adds
+
+# Order matters only between equal scores: the first of them is kept.
+COSTS: dict[str, list[float]] = {
+    # fair_self_supervision_benchmark, the commands of GETTING_STARTED.md: 1e-7 to 1e2, and the powers
+    "fair": [float(f"1e{n}") for n in range(-7, 3)] + _POWERS,
+    # fair_self_supervision_benchmark, tools/svm/train_svm_*.py: default of --costs_list
+    "fair-default": [0.01, 0.1, *_POWERS],
+    # VISSL, configs/config/benchmark/low_shot_transfer/voc07 and linear_image_classification/voc07
+    "vissl": [0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0],
+    # mmselfsup, tools/benchmarks/classification/svm_voc07/tools/eval_svm_*.sh
+    "mmselfsup": [1.0, 10.0, 100.0, *_POWERS],
+    # virtex, scripts/clf_voc07.py
+    "virtex": [0.01, 0.1, 1.0, 10.0],
+}
+
+
+@dataclass
+class SvmConfig(EvaluationConfig):
+    """One linear SVM per class on the features of a frozen backbone (VOC 2007, multi-label).
+
+    Args:
+        mode: full trains on all of trainval; lowshot on k positives and some negatives per class.
+        layers: what the SVMs see: avgpool, or the pooled outputs of the stem and the four layers.
+        costs: values of C to try: the name of a published list, or numbers such as [0.1,1,10].
+        k: low-shot: positives per class.
+        samples: low-shot: independent draws for each k.
+        negatives_per_positive: low-shot: negatives drawn per positive (classes - 1: 19 for VOC).
+        difficult_train: images that hold a class only as "difficult": its negatives, or left out;
+            null is the literature's way, negative in full and drop in lowshot. The test split
+            always leaves them out.
+        transform: squash scales to a square; centercrop keeps the aspect ratio and cuts.
+        resize: the shorter side is brought to this first; 0 leaves the step out (squash only).
+        size: side in pixels of what the backbone sees.
+    """
+
+    mode: Literal["full", "lowshot"] = "full"
+    layers: list[Layer] = field(default_factory=lambda: ["avgpool"])
+    costs: CostList | list[float] = "fair"
+    k: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 96])
+    samples: int = 5
+    negatives_per_positive: int = 19
+    difficult_train: Literal["negative", "drop"] | None = None
+    transform: Literal["squash", "centercrop"] = "squash"
+    resize: int = 256
+    size: int = 224
+
+    def __post_init__(self) -> None:
+        if self.difficult_train is None:  # so that the record says which it was
+            self.difficult_train = "negative" if self.mode == "full" else "drop"
+
+
+def cost_values(config: SvmConfig) -> list[float]:
+    """The costs as numbers."""
+    return list(COSTS[config.costs] if isinstance(config.costs, str) else config.costs)
+
+
+def check_config(config: SvmConfig) -> None:
+    """Refuse values that no run could work with.
+
+    Raises:
+        UserError: the first of them, by its flag.
+    """
+    costs = cost_values(config)
+    known = get_args(Layer)
+    wrong = [
+        (not config.layers or set(config.layers) - set(known), "layers", f"some of {known}"),
+        (len(set(config.layers)) < len(config.layers), "layers", "each layer once"),
+        (
+            not costs or len(set(costs)) < len(costs) or not all(_positive(c) for c in costs),
+            "costs",
+            "distinct numbers above 0",
+        ),
+        (
+            not config.k or len(set(config.k)) < len(config.k) or min(config.k) < 1,
+            "k",
+            "distinct numbers, each at least 1",
+        ),
+        (config.samples < 1, "samples", "at least 1"),
+        (config.negatives_per_positive < 1, "negatives_per_positive", "at least 1"),
+        (config.size < 32, "size", "at least 32"),
+        (
+            config.resize < 0 or (config.transform == "centercrop" and config.resize < config.size),
+            "resize",
+            "at least --size with centercrop, and not below 0",
+        ),
+    ]
+    for is_wrong, name, wanted in wrong:
+        if is_wrong:
+            raise UserError(f"--{name} is {getattr(config, name)}; it must be {wanted}")
+
+
+def _positive(cost: float) -> bool:
+    return math.isfinite(cost) and cost > 0

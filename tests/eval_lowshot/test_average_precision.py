@@ -1,0 +1,71 @@
+"""Average precision against scikit-learn and a threshold-by-threshold restatement."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from eval_lowshot.average_precision import interpolated_ap, step_ap
+
+
+def by_thresholds(positive, scores):
+    """The definition: at each threshold precision and recall, then the best precision to the right."""
+    points = []
+    for threshold in sorted(set(scores), reverse=True):
+        kept = scores >= threshold
+        points.append((positive[kept].sum() / positive.sum(), positive[kept].mean()))
+    area, before = 0.0, 0.0
+    for place, (recall, _) in enumerate(points):
+        area += (recall - before) * max(precision for _, precision in points[place:])
+        before = recall
+    return area
+
+
+def rankings(ties):
+    rng = np.random.default_rng(int(ties))
+    positive = rng.random(60) < 0.3
+    scores = rng.normal(size=(2, 7, 60)) + 0.8 * positive
+    return positive, np.round(scores) if ties else scores
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_interpolated_ap_is_the_definition(ties):
+    positive, scores = rankings(ties)
+    found = interpolated_ap(positive, scores)
+    assert found.shape == (2, 7)
+    for index in np.ndindex(found.shape):
+        assert found[index] == pytest.approx(by_thresholds(positive, scores[index]), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_interpolated_ap_is_the_envelope_of_scikit_learns_curve(ties):
+    positive, scores = rankings(ties)
+    for row in scores[0]:
+        precision, recall, _ = precision_recall_curve(positive, row)
+        wanted = -np.sum(np.diff(recall) * np.maximum.accumulate(precision)[:-1])
+        assert interpolated_ap(positive, row) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_step_ap_is_scikit_learns_and_the_lower_one(ties):
+    positive, scores = rankings(ties)
+    step, interpolated = step_ap(positive, scores), interpolated_ap(positive, scores)
+    for index in np.ndindex(step.shape):
+        wanted = average_precision_score(positive, scores[index])
+        assert step[index] == pytest.approx(wanted, abs=1e-12)
+    assert (step <= interpolated + 1e-12).all()
+    assert (step < interpolated - 1e-3).any()
+    assert (interpolated <= 1).all()
+
+
+def test_by_hand():
+    positive = np.array([False, True, True])
+    scores = np.array([3.0, 2.0, 1.0])  # precisions 0, 1/2, 2/3 down the list
+    assert step_ap(positive, scores) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert interpolated_ap(positive, scores) == pytest.approx(2 / 3)
+    assert interpolated_ap(positive, -scores) == 1
+
+
+def test_equal_scores_give_the_prevalence_in_any_order():
+    positive = np.array([True, False, False, True, False])
+    for order in ([0, 1, 2, 3, 4], [1, 2, 4, 0, 3], [3, 0, 1, 2, 4]):
+        assert interpolated_ap(positive[order], np.zeros(5)) == pytest.approx(0.4)

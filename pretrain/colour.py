@@ -11,6 +11,7 @@ from torch import Tensor
 from pretrain.config import ViewsConfig
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL and torchvision
+_DARK, _LIGHT = 0.2, 0.8  # ends of the grey ramp that recolouring departs from
 
 
 class BatchAugment:
@@ -59,8 +60,11 @@ class BatchAugment:
             strength = _uniform(x, 0, c.noise, generator)
             draws = torch.randn(ink.shape, device=x.device, generator=generator)
             ink = ink + strength * draws
-        one, other = _two_colours(x, generator)
-        return (one + (other - one) * ink).clamp(0, 1)
+        dark, light = _two_colours(x, generator)
+        if c.recolour_power:
+            mix = _uniform(x, 0, 1, generator) ** c.recolour_power
+            dark, light = _DARK + mix * (dark - _DARK), _LIGHT + mix * (light - _LIGHT)
+        return (dark + (light - dark) * ink).clamp(0, 1)
 
 
 def luma(x: Tensor) -> Tensor:
@@ -115,14 +119,17 @@ def gaussian_blur(
 def _two_colours(
     x: Tensor, generator: torch.Generator, contrast: float = 0.2
 ) -> tuple[Tensor, Tensor]:
-    """Two random colours (N, 3, 1, 1) per image whose brightness differs by ``contrast`` or more."""
+    """Two random colours (N, 3, 1, 1) per image, the second lighter by ``contrast`` or more."""
     tries = torch.rand(len(x), 8, 2, 3, device=x.device, generator=generator)
     weights = torch.tensor(_LUMA, device=x.device)
-    apart = ((tries[:, :, 0] - tries[:, :, 1]) @ weights).abs()
-    # The first try that is far enough apart; if none is (1 in 100,000), the one furthest apart.
-    rank = torch.where(apart >= contrast, 8.0 - torch.arange(8.0, device=x.device), apart)
-    chosen = tries[torch.arange(len(x), device=x.device), rank.argmax(1)]
-    return chosen[:, 0, :, None, None], chosen[:, 1, :, None, None]
+    excess = (tries[:, :, 1] - tries[:, :, 0]) @ weights
+    # The first try that is far enough apart; if none is (1 in 4,000), the one furthest apart.
+    first = torch.arange(8.0, 0.0, -1.0, device=x.device)
+    chosen = torch.where(excess.abs() >= contrast, first, excess.abs()).argmax(1)
+    rows = torch.arange(len(x), device=x.device)
+    pair = tries[rows, chosen]
+    pair = torch.where((excess[rows, chosen] < 0).view(-1, 1, 1), pair.flip(1), pair)
+    return pair[:, 0, :, None, None], pair[:, 1, :, None, None]
 
 
 def _coin(x: Tensor, p: float, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,8 @@ class ViewsConfig:
         resize: side to which the monitor's test images are resized before their centre crop.
         scale: range of the crop's area, as a share of the image's.
         ratio: range of the crop's width / height.
+        pad: border added on each side before the crop, as a share of the side, by repeating the
+            edge pixels.
         rotate: rotation before the crop, up to this many degrees either way.
         flip: probability of a horizontal flip.
         jitter: strengths of brightness, contrast, saturation and hue.
@@ -20,8 +22,11 @@ class ViewsConfig:
         gray: probability of losing colour.
         blur: probability of a Gaussian blur.
         sigma: range of its standard deviation in pixels.
-        recolour: probability that a view's brightness is stretched to [0, 1] and mapped onto two
-            random colours. Takes all that identifies an image by its colours, contrast or polarity.
+        recolour: probability that a view's brightness is stretched to [0, 1] and mapped onto a ramp
+            from a darker to a lighter random colour. Takes what identifies an image by its colours
+            and contrast.
+        recolour_power: the ramp is mixed from one grey ramp and the random one with a weight of
+            u ** recolour_power for the latter, u uniform in [0, 1]; 0 for the random one alone.
         tone: with recolour, range of the exponent of a gamma curve: exp(±tone).
         noise: with recolour, most standard deviation of the noise added to the stretched brightness.
     """
@@ -30,6 +35,7 @@ class ViewsConfig:
     resize: int = 256
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    pad: float = 0.0
     rotate: float = 0.0
     flip: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
@@ -38,6 +44,7 @@ class ViewsConfig:
     blur: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
     recolour: float = 0.0
+    recolour_power: float = 0.0
     tone: float = 0.0
     noise: float = 0.0
 

@@ -59,9 +59,8 @@ class Crops(Dataset[tuple[Tensor, int]]):
 
     def _crop(self, picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
         c = self.config
-        if c.rotate:
-            angle = rng.uniform(-c.rotate, c.rotate)
-            picture = _rotate_reflected(picture, angle)
+        if c.pad or c.rotate:
+            picture = _pad_and_rotate(picture, c.pad, rng.uniform(-c.rotate, c.rotate))
         left, top, width, height = crop_box(*picture.size, c.scale, c.ratio, rng)
         crop = picture.resize(
             (c.crop, c.crop),
@@ -72,12 +71,14 @@ class Crops(Dataset[tuple[Tensor, int]]):
         return pixels[:, ::-1] if rng.random() < c.flip else pixels
 
 
-def _rotate_reflected(picture: Image.Image, angle: float) -> Image.Image:
-    """Rotate about the centre; what comes in from outside is the image's own mirrored border."""
-    pad = max(picture.size) // 4
-    pixels = np.pad(np.asarray(picture), ((pad, pad), (pad, pad), (0, 0)), mode="symmetric")
+def _pad_and_rotate(picture: Image.Image, pad: float, angle: float) -> Image.Image:
+    """Rotate about the centre in a frame grown by ``pad`` of each side; edge pixels fill the rest."""
+    grow_x, grow_y = round(pad * picture.width), round(pad * picture.height)
+    spare = max(picture.size) // 4 if angle else 0
+    x, y = grow_x + spare, grow_y + spare
+    pixels = np.pad(np.asarray(picture), ((y, y), (x, x), (0, 0)), mode="edge")
     turned = Image.fromarray(pixels).rotate(angle, Image.Resampling.BILINEAR)
-    return turned.crop((pad, pad, pad + picture.width, pad + picture.height))
+    return turned.crop((spare, spare, turned.width - spare, turned.height - spare))
 
 
 class EpochOrder(Sampler[tuple[int, int]]):

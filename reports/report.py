@@ -189,6 +189,12 @@ def _published(section: Section) -> tuple[list[PublishedRow], str]:
             f"{code(data)} is not the data set of the published table ({code(official)}), so no "
             "published rows here."
         )
+    changed = sorted({name for e in section.entries for name in e.record.overrides})
+    if changed:
+        return [], (
+            f"Settings that are not the preset's ({', '.join(map(code, changed))}): no published rows "
+            "here."
+        )
     return published_rows(names), (
         "Rows in italics are published, measured with the preset's settings; ours with the protocol "
         "below."

@@ -6,7 +6,7 @@ default, preset, ``--config`` file, flag.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, get_origin
@@ -48,6 +48,30 @@ def protocol_of(config: EvaluationConfig) -> dict[str, Any]:
     """The fields that define the result: all that are not where, on what and how often."""
     runtime = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"}
     return {k: v for k, v in asdict(config).items() if k not in runtime}
+
+
+def overridden(config: EvaluationConfig, verb: str) -> list[str]:
+    """Names of the protocol's fields that differ from the preset's (from the defaults without one).
+
+    Presets lie in the configuration's own package, in presets/VERB/NAME.yaml.
+    """
+    base = {f.name: _default(f) for f in fields(config)}
+    if config.preset:
+        package = type(config).__module__.partition(".")[0]
+        preset = resources.files(package).joinpath("presets", verb, f"{config.preset}.yaml")
+        base |= yaml.safe_load(preset.read_text(encoding="utf-8")) or {}
+    base = asdict(type(config)(**base))  # what __post_init__ fills in is no override
+    return [k for k, v in protocol_of(config).items() if _plain(v) != _plain(base[k])]
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return "" if field.default is MISSING else field.default
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

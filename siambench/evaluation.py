@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from siambench.backbone import Backbone, load_backbone
-from siambench.config import EvaluationConfig, protocol_of
+from siambench.config import EvaluationConfig, overridden, protocol_of
 from siambench.device import (
     default_workers,
     hardware,
@@ -184,4 +184,5 @@ def _run_trial(
         software=software_versions(),
         hardware=hardware(job.device),
         started=started.isoformat(timespec="seconds"),
+        overrides=overridden(config, benchmark.verb),
     )

@@ -53,7 +53,11 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished evaluation; the attributes are the fields of the file."""
+    """A finished evaluation; the attributes are the fields of the file.
+
+    ``overrides`` names the protocol's settings that are not the preset's: with any, the result is
+    not the published protocol's.
+    """
 
     benchmark: str
     verb: str
@@ -70,6 +74,7 @@ class Record:
     software: dict[str, str]
     hardware: dict[str, Any]
     started: str
+    overrides: list[str] = field(default_factory=list)
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
 
@@ -157,6 +162,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "software": dict,
     "hardware": dict,
     "started": str,
+    "overrides": list,
     "schema": str,
     "schema_version": int,
 }
@@ -184,6 +190,8 @@ def _problems(body: dict[str, Any]) -> list[str]:
     for metric in body["metrics"]:
         if not isinstance(metric, dict) or set(metric) != _METRIC_FIELDS:
             problems.append(f"metric {metric!r} must have {sorted(_METRIC_FIELDS)}")
+        elif not isinstance(metric["params"], dict) or not isinstance(metric["name"], str):
+            problems.append(f"metric {metric!r}: name must be text and params an object")
         elif not isinstance(metric["value"], (int, float)) or not math.isfinite(metric["value"]):
             problems.append(f"metric {metric['name']} is {metric['value']}")
     return problems

@@ -105,7 +105,7 @@ def draw_several(
     *,
     crowd: bool,
 ) -> Scene:
-    """A picture of one to three digits, each 0.5 to 0.9 ``unit`` high: VOC's and COCO's kind.
+    """A picture of one to three digits, each 0.6 to 1 ``unit`` high: VOC's and COCO's kind.
 
     Args:
         split: pool to draw from.
@@ -118,7 +118,7 @@ def draw_several(
     canvas = _Canvas(width, height, split, seed, rng)
     clump = canvas.clump(int(rng.integers(10)), unit) if crowd else None
     for _ in range(int(rng.integers(1, 4))):
-        side = round(unit * rng.uniform(0.5, 0.9))
+        side = round(unit * rng.uniform(0.6, 1.0))
         canvas.place(int(rng.integers(10)), side, faint=bool(rng.random() < 0.1))
     return canvas.scene(clump)
 

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from pretrain.colour import BatchAugment, gaussian_blur, luma, shift_hue
 from pretrain.config import ViewsConfig
-from pretrain.crops import Crops, EpochOrder, crop_box
+from pretrain.crops import Crops, EpochOrder, _pad_and_rotate, crop_box
 from siambench.data.images import read_image_folder
 
 
@@ -108,7 +109,7 @@ def test_blur_is_torchvisions(sigma):
     )
 
 
-def test_recolouring_takes_colours_contrast_and_polarity_away():
+def test_recolouring_takes_colours_and_contrast_away():
     config = ViewsConfig(jitter_p=0, gray=0, blur=0, recolour=1)
     ink = _images(1)[:, :1]
     dark_red, pale_blue = torch.tensor([0.5, 0, 0]), torch.tensor([0.7, 0.8, 1])
@@ -119,18 +120,39 @@ def test_recolouring_takes_colours_contrast_and_polarity_away():
         for x in made
     ]
     torch.testing.assert_close(views[0], views[1], atol=0.03, rtol=0)
-    many = BatchAugment(config)(
-        (made[0] * 255).to(torch.uint8).expand(500, -1, -1, -1), torch.Generator().manual_seed(5)
-    )
-    spread = (luma(many).amax((1, 2, 3)) - luma(many).amin((1, 2, 3))).numpy()
-    assert spread.min() > 0.19
-    corner = luma(many)[:, 0, 0, 0] - luma(many).mean((1, 2, 3))
-    assert 0.4 < float((corner > 0).float().mean()) < 0.6  # either polarity
+
+    def recoloured(power):
+        settings = ViewsConfig(jitter_p=0, gray=0, blur=0, recolour=1, recolour_power=power)
+        many = (made[0] * 255).to(torch.uint8).expand(2000, -1, -1, -1)
+        return BatchAugment(settings)(many, torch.Generator().manual_seed(5))
+
+    order = ink.flatten().argsort()
+    darkest, lightest = (recoloured(0).flatten(2)[:, :, i] for i in (order[0], order[-1]))
+    excess = luma(lightest[:, :, None, None]) - luma(darkest[:, :, None, None])
+    assert (excess > 0.15).float().mean() > 0.99  # what is light stays light
+    assert darkest.std(0).min() > 0.2  # and the colours are everywhere
+    assert lightest.std(0).min() > 0.2
+    # With power 2 the weight of the random ramp is u², 1/3 in the mean and 1/5 in the mean square.
+    mixed = recoloured(2).flatten(2)[:, :, order[0]]
+    assert mixed.std(0).max() < 0.75 * darkest.std(0).min()
+    expected = 0.2 + (darkest.mean(0) - 0.2) / 3
+    torch.testing.assert_close(mixed.mean(0), expected, atol=0.03, rtol=0)
+
+
+def test_padding_and_rotation_repeat_the_edge(scenes):
+    flat = Image.new("RGB", (40, 30), (10, 200, 90))
+    turned = _pad_and_rotate(flat, 0.1, 10.0)
+    assert turned.size == (48, 36)
+    assert np.ptp(np.asarray(turned).reshape(-1, 3), axis=0).max() == 0
+    picture = Image.open(next((scenes / "imagenet/train/two").iterdir()))
+    still = np.asarray(_pad_and_rotate(picture, 0.25, 0.0))
+    np.testing.assert_array_equal(still[8:-8, 8:-8], np.asarray(picture))
+    np.testing.assert_array_equal(still[0, 8:-8], np.asarray(picture)[0])
 
 
 def test_views_depend_on_seed_epoch_and_image_alone(scenes):
     images = read_image_folder(scenes / "imagenet", "train")
-    config = ViewsConfig(crop=24, rotate=10)
+    config = ViewsConfig(crop=24, rotate=10, pad=0.1)
     one, two = Crops(images, config, 2, 0), Crops(images, config, 2, 0)
     later = two[(3, 7)][0]
     one[(0, 0)], one[(3, 8)]

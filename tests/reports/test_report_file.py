@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from reports.published import DATASETS, published_rows
 from reports.report import write_report
 from siambench.cli import run_verb
 from siambench.data.images import OFFICIAL_COUNTS
-from siambench.record import Metric, write_record
+from siambench.record import Metric, read_record, write_record
 
 
 def report(*folders: Path, out: Path | None = None, **options: list[str]) -> str:
@@ -306,3 +307,12 @@ def test_a_run_whose_jobs_all_failed_has_a_report_that_says_so(tmp_path: Path) -
 def test_a_report_needs_no_torch() -> None:
     code = "import reports.report, reports.plots, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_published_rows_beside_a_changed_protocol(tmp_path: Path) -> None:
+    made.fill(tmp_path, official=True, benchmarks=("in1k-knn",))
+    for path in sorted((tmp_path / "records").glob("*.json")):
+        write_record(path, replace(read_record(path), overrides=["crop"]))
+    text = report(tmp_path)
+    assert "Settings that are not the preset's (`crop`): no published rows here." in text
+    assert "BYOL" not in text

@@ -1,0 +1,71 @@
+"""What every evaluation shares: skipping, keys, overrides; on the kNN benchmark."""
+
+from dataclasses import replace
+
+import pytest
+
+from eval_detection.config import DetectConfig
+from eval_linear.config import KnnConfig, LinearConfig
+from eval_linear.knn import run
+from siambench.config import overridden, protocol_of
+from siambench.errors import UserError
+
+
+@pytest.fixture
+def config(scenes, backbone_file, tmp_path):
+    return KnnConfig(
+        backbone=str(backbone_file),
+        data=str(scenes / "imagenet"),
+        out=str(tmp_path),
+        k=[5],
+        temperature=[0.07],
+        resize=32,
+        crop=32,
+        device="cpu",
+        workers=0,
+    )
+
+
+def test_recorded_once_and_again_when_protocol_data_or_seed_change(
+    config, scenes, tmp_path, capsys
+):
+    (first,) = run(config)
+    files = list((tmp_path / "records").iterdir())
+    (again,) = run(config)
+    assert again == first
+    assert "already recorded" in capsys.readouterr().err
+    assert list((tmp_path / "records").iterdir()) == files
+    run(replace(config, k=[3]))
+    run(replace(config, seed=1))
+    assert len(list((tmp_path / "records").iterdir())) == 3
+    run(replace(config, workers=1, device="auto"))
+    assert len(list((tmp_path / "records").iterdir())) == 3
+    run(replace(config, trials=3))
+    assert len(list((tmp_path / "records").iterdir())) == 4 + 1  # trial 1 has its own key
+
+
+def test_overrides_are_the_settings_that_are_not_the_presets():
+    common = {"backbone": "b", "data": "d"}
+    assert overridden(KnnConfig(**common, preset="in1k-knn"), "knn") == []
+    assert overridden(KnnConfig(**common, preset="in1k-knn", k=[20], crop=32), "knn") == [
+        "k",
+        "crop",
+    ]
+    assert overridden(KnnConfig(**common, preset="in1k-knn", seed=5, workers=3), "knn") == []
+    assert overridden(LinearConfig(**common, batch_size=256), "linear") == ["batch_size"]
+    preset = DetectConfig(**common, preset="voc0712-frcnn-c4-24k")
+    assert overridden(preset, "detect") == []
+
+
+def test_the_protocol_is_what_defines_the_result(config):
+    assert set(protocol_of(config)) == {"k", "temperature", "resize", "crop", "skip_bad"}
+
+
+def test_refused_before_any_work(config, tmp_path):
+    with pytest.raises(UserError, match="trials must be at least 1"):
+        run(replace(config, trials=0))
+    with pytest.raises(UserError, match="device 'gpu' is unknown"):
+        run(replace(config, device="gpu"))
+    with pytest.raises(UserError, match="backbone file: .* does not exist"):
+        run(replace(config, backbone=str(tmp_path / "none.safetensors")))
+    assert not (tmp_path / "records").exists()

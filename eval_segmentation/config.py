@@ -31,6 +31,7 @@ class SegmentConfig(EvaluationConfig):
         batch_size: images per iteration, all in this process (its batch norms see them all).
         iterations: training steps.
         lr: learning rate at the start, at this very batch size.
+        head_lr_mult: the heads' learning rate is this many times the backbone's.
         momentum: of SGD.
         weight_decay: of every parameter, batch norms included.
         poly_power: the learning rate falls as (1 - iteration / iterations) to this power.
@@ -59,6 +60,7 @@ class SegmentConfig(EvaluationConfig):
     batch_size: int = 16
     iterations: int = 20_000
     lr: float = 0.01
+    head_lr_mult: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     poly_power: float = 0.9
@@ -94,6 +96,7 @@ def check_config(config: SegmentConfig) -> None:
         "batch_size": (2, None),  # batch norm
         "iterations": (1, None),
         "lr": (config.min_lr, None),
+        "head_lr_mult": (0, None),
         "momentum": (0, 1),
         "weight_decay": (0, None),
         "poly_power": (0, None),

@@ -226,7 +226,8 @@ def _inspect(pair: Pair) -> tuple[tuple[int, int], np.ndarray] | str:
     """
     try:
         with Image.open(pair.image) as image:  # reads the header only
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation with sides exchanged
+            # EXIF orientations from 5 exchange the sides; a PNG would be decoded to look for one
+            turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
             size = image.size[::-1] if turned else image.size
         with Image.open(pair.mask) as mask:
             if mask.size != size:

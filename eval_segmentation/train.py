@@ -40,9 +40,12 @@ def train(
     Raises:
         UserError: the loss is no longer finite.
     """
-    optimizer = SGD(
-        model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    heads = [p for name, p in model.named_parameters() if not name.startswith("resnet.")]
+    groups = [
+        {"params": list(model.resnet.parameters()), "times": 1.0},
+        {"params": heads, "times": config.head_lr_mult},
+    ]
+    optimizer = SGD(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     start, curve = _resume(job.folder, model, optimizer, job.device)
     if start == config.iterations:
         return
@@ -60,7 +63,7 @@ def train(
         for iteration, (images, labels) in enumerate(loader, start):
             torch.manual_seed((job.seed * 1_000_003 + iteration) % 2**63)  # for dropout
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, iteration)
+                group["lr"] = learning_rate(config, iteration) * group["times"]
             x = normalise(images.to(job.device, non_blocking=True), meta.mean, meta.std)
             x = x.to(memory_format=torch.channels_last)
             target = labels.to(job.device, non_blocking=True).long()

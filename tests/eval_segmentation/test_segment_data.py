@@ -117,6 +117,16 @@ def test_mask_of_another_size(voc: Path) -> None:
         _open(voc.parent)
 
 
+def test_size_of_a_picture_that_exif_turns(voc: Path) -> None:
+    name = _lines(voc, "train")[0]
+    path = voc / "JPEGImages" / f"{name}.jpg"
+    image = Image.open(path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    assert _open(voc.parent).train[0].size == image.size
+
+
 def test_unknown_label(voc: Path) -> None:
     mask = _first_mask(voc)
     pixels = np.array(Image.open(mask))

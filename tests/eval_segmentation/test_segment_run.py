@@ -172,6 +172,33 @@ def test_interrupted_training_ends_in_the_same_weights(
     )
 
 
+def test_heads_may_learn_faster(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
+    """The first step of plain SGD is the learning rate times the gradient."""
+    moved = {}
+    for times in (1.0, 10.0):
+        config = _config(
+            backbone_file,
+            scenes / "VOCdevkit",
+            tmp_path / str(times),
+            iterations=1,
+            momentum=0.0,
+            weight_decay=0.0,
+            dropout=0.0,
+            head_lr_mult=times,
+        )
+        data, backbone = open_data(config), load_backbone(backbone_file)
+        torch.manual_seed(0)
+        model = FCN(backbone, len(data.classes), head_channels=8, aux_channels=8, dropout=0.0)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        train(model, backbone.meta, data, config, _job(tmp_path / str(times)))
+        moved[times] = {n: p.detach() - before[n] for n, p in model.named_parameters()}
+    for name in ("resnet.conv1.weight", "resnet.layer4.0.conv2.weight"):
+        torch.testing.assert_close(moved[10.0][name], moved[1.0][name])
+    for name in ("head.classifier.bias", "aux.classifier.bias"):
+        torch.testing.assert_close(moved[10.0][name], 10 * moved[1.0][name], rtol=1e-3, atol=1e-6)
+        assert moved[1.0][name].abs().max() > 0
+
+
 def test_damaged_checkpoint_is_named(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
     config = _config(backbone_file, scenes / "VOCdevkit", tmp_path)
     data, backbone = open_data(config), load_backbone(backbone_file)

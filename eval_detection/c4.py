@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms, roi_align
 
 from eval_detection.boxes import Weights, clip, decode, encode, match, sample
 from eval_detection.config import DetectConfig
-from eval_detection.masks import crop_mask
+from eval_detection.masks import Mask, crop_mask
 from eval_detection.rpn import RPN, STRIDE, Target
 
 _WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)  # detectron2, MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
@@ -49,7 +49,7 @@ class _Rois:
     boxes: list[Tensor]
     labels: Tensor
     truth: Tensor
-    masks: list[np.ndarray]
+    masks: list[Mask]
 
 
 class C4(nn.Module):
@@ -119,7 +119,7 @@ class C4(nn.Module):
         losses["box"] = error.abs().sum() / max(len(rois.labels), 1)
         if self.mask_head is not None:
             masks = self.mask_head(roi_features[found]).float()
-            masks = masks[torch.arange(len(found)), rois.labels[found]]
+            masks = masks[torch.arange(len(found), device=found.device), rois.labels[found]]
             truth = _crops(rois, found, masks.shape[-1]).to(masks.device)
             losses["mask"] = (
                 F.binary_cross_entropy_with_logits(masks, truth) if len(found) else masks.sum() * 0
@@ -170,7 +170,8 @@ class C4(nn.Module):
         if self.mask_head is not None:
             masks = self.mask_head(self.roi_features(features, [d.boxes for d in found]))
             labels = torch.cat([d.labels for d in found])
-            masks = masks[torch.arange(len(labels)), labels].float().sigmoid()
+            rows = torch.arange(len(labels), device=labels.device)
+            masks = masks[rows, labels].float().sigmoid()
             for one, part in zip(found, masks.split([len(d.boxes) for d in found]), strict=True):
                 one.masks = part
         return found

@@ -27,7 +27,7 @@ from siambench.files import write_text
 from siambench.progress import bar
 from siambench.record import Metric, Record
 
-_TEST_BATCH = 8  # images; does not change what is found
+_MOST_TEST_IMAGES = 16  # in a batch; how many does not change what is found
 Result = dict[str, Any]  # one detection as COCO's result files have it
 
 
@@ -87,7 +87,9 @@ def predict(
     Only images of one size share a batch: without padding, a batch finds what single images do.
     """
     images = EvalImages(data.test, config)
-    batches = images.batches(_TEST_BATCH)
+    # Without gradients twice the proposals of a training batch fit where that one did.
+    fitting = 2 * config.batch_size * config.rois_per_image // max(config.rpn_post_nms_test, 1)
+    batches = images.batches(min(max(fitting, 1), _MOST_TEST_IMAGES))
     loader = DataLoader(images, batch_sampler=batches, num_workers=job.workers, collate_fn=list)
     results: dict[int, list[Result]] = {}
     with bar(f"{job.title}: test images", len(data.test)) as progress:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from eval_detection.c4 import C4
 from eval_detection.config import DetectConfig
 from eval_detection.loader import Example, TrainImages, draws, to_batch
+from eval_detection.precise_bn import precise_bn
 from eval_detection.rpn import Target
 from eval_detection.samples import DetectionData
 from siambench.backbone import Backbone
@@ -81,36 +82,6 @@ def learning_rate(config: DetectConfig, iteration: int) -> float:
     if iteration < config.warmup_iters:
         rate *= _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * iteration / config.warmup_iters
     return rate
-
-
-@torch.no_grad()
-def precise_bn(model: nn.Module, forwards: Iterator) -> None:
-    """Replace running statistics by those of many training batches (Wu and Johnson 2021, section 3).
-
-    Args:
-        model: in training mode.
-        forwards: functions that each run the model on one batch.
-
-    Every batch counts alike: the mean is the mean of the batches' means, the variance that of all
-    their values together.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    means = [torch.zeros_like(m.running_mean) for m in norms]
-    squares = [torch.zeros_like(m.running_var) for m in norms]
-    for norm in norms:
-        norm.momentum = 1.0  # the running statistics become those of the last batch
-    count = 0
-    for forward in forwards:
-        forward()
-        count += 1
-        for norm, mean, square in zip(norms, means, squares, strict=True):
-            mean += norm.running_mean
-            square += norm.running_var + norm.running_mean**2
-    for norm, momentum, mean, square in zip(norms, momenta, means, squares, strict=True):
-        norm.momentum = momentum
-        norm.running_mean.copy_(mean / count)
-        norm.running_var.copy_(square / count - norm.running_mean**2)
 
 
 def _losses(

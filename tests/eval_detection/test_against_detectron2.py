@@ -9,9 +9,10 @@ from eval_detection.config import DetectConfig
 from eval_detection.evaluate import _truth
 from eval_detection.loader import resized_shape
 from eval_detection.masks import crop_mask, paste
+from eval_detection.precise_bn import precise_bn
 from eval_detection.rpn import Target
 from eval_detection.samples import as_sample
-from eval_detection.train import learning_rate, precise_bn
+from eval_detection.train import learning_rate
 from eval_detection.voc_ap import IOUS, average_precision, judge
 from siambench.resnet import build_resnet
 

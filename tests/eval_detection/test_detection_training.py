@@ -14,8 +14,9 @@ from eval_detection import VERBS
 from eval_detection.c4 import C4
 from eval_detection.config import DetectConfig
 from eval_detection.evaluate import BENCHMARK, open_data, run
+from eval_detection.precise_bn import precise_bn
 from eval_detection.rpn import Target
-from eval_detection.train import learning_rate, precise_bn, train
+from eval_detection.train import learning_rate, train
 from siambench.backbone import load_backbone
 from siambench.cli import run_verb
 from siambench.errors import UserError

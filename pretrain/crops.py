@@ -54,13 +54,17 @@ class Crops(Dataset[tuple[Tensor, int]]):
         epoch, index = key
         rng = np.random.default_rng([self.seed, 1, epoch, index])
         picture = decode(self.images.root / self.images.paths[index])
-        crops = np.stack([self._crop(picture, rng) for _ in range(self.views)])
+        padded = pad_edges(picture, self.config)
+        crops = np.stack([self._crop(picture.size, padded, rng) for _ in range(self.views)])
         return torch.from_numpy(crops).permute(0, 3, 1, 2), self.images.labels[index]
 
-    def _crop(self, picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def _crop(
+        self, size: tuple[int, int], padded: Image.Image, rng: np.random.Generator
+    ) -> np.ndarray:
         c = self.config
-        if c.pad or c.rotate:
-            picture = _pad_and_rotate(picture, c.pad, rng.uniform(-c.rotate, c.rotate))
+        picture = padded
+        if c.rotate:
+            picture = turn(padded, _grown(size, c.pad), rng.uniform(-c.rotate, c.rotate))
         left, top, width, height = crop_box(*picture.size, c.scale, c.ratio, rng)
         crop = picture.resize(
             (c.crop, c.crop),
@@ -71,14 +75,30 @@ class Crops(Dataset[tuple[Tensor, int]]):
         return pixels[:, ::-1] if rng.random() < c.flip else pixels
 
 
-def _pad_and_rotate(picture: Image.Image, pad: float, angle: float) -> Image.Image:
-    """Rotate about the centre in a frame grown by ``pad`` of each side; edge pixels fill the rest."""
-    grow_x, grow_y = round(pad * picture.width), round(pad * picture.height)
-    spare = max(picture.size) // 4 if angle else 0
-    x, y = grow_x + spare, grow_y + spare
-    pixels = np.pad(np.asarray(picture), ((y, y), (x, x), (0, 0)), mode="edge")
-    turned = Image.fromarray(pixels).rotate(angle, Image.Resampling.BILINEAR)
-    return turned.crop((spare, spare, turned.width - spare, turned.height - spare))
+def _grown(size: tuple[int, int], pad: float) -> tuple[int, int]:
+    """``size`` with ``pad`` of each side added at both of its ends."""
+    return size[0] + 2 * round(pad * size[0]), size[1] + 2 * round(pad * size[1])
+
+
+def pad_edges(picture: Image.Image, config: ViewsConfig) -> Image.Image:
+    """Grow by ``config.pad``, and by what any rotation brings in from outside: edge pixels repeated."""
+    width, height = _grown(picture.size, config.pad)
+    angle = math.radians(config.rotate)
+    reach = math.sin(angle) + math.cos(angle) - 1  # of a square's side, both ends together
+    spare = math.ceil(max(width, height) * reach / 2) + 1 if config.rotate else 0
+    x, y = (width - picture.width) // 2 + spare, (height - picture.height) // 2 + spare
+    if not x and not y:
+        return picture
+    return Image.fromarray(np.pad(np.asarray(picture), ((y, y), (x, x), (0, 0)), mode="edge"))
+
+
+def turn(picture: Image.Image, size: tuple[int, int], angle: float) -> Image.Image:
+    """The middle ``size`` of ``picture`` rotated by ``angle`` degrees about its centre (bilinear)."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    x, y = size[0] / 2, size[1] / 2
+    left, top = picture.width / 2, picture.height / 2
+    back = (cos, -sin, left - cos * x + sin * y, sin, cos, top - sin * x - cos * y)
+    return picture.transform(size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
 
 
 class EpochOrder(Sampler[tuple[int, int]]):

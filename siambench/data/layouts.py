@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -150,6 +151,7 @@ def _rim(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return grown & ~mask
 
 
+@lru_cache(maxsize=1)
 def voc_palette() -> list[int]:
     """VOC's colours: bit b of the index, three at a time, goes to bit 7 − b//3 of R, G and B."""
     colours = []

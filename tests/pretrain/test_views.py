@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from pretrain.colour import BatchAugment, gaussian_blur, luma, shift_hue
 from pretrain.config import ViewsConfig
-from pretrain.crops import Crops, EpochOrder, _pad_and_rotate, crop_box
+from pretrain.crops import Crops, EpochOrder, crop_box, pad_edges, turn
 from siambench.data.images import read_image_folder
 
 
@@ -139,15 +139,25 @@ def test_recolouring_takes_colours_and_contrast_away():
     torch.testing.assert_close(mixed.mean(0), expected, atol=0.03, rtol=0)
 
 
-def test_padding_and_rotation_repeat_the_edge(scenes):
-    flat = Image.new("RGB", (40, 30), (10, 200, 90))
-    turned = _pad_and_rotate(flat, 0.1, 10.0)
-    assert turned.size == (48, 36)
-    assert np.ptp(np.asarray(turned).reshape(-1, 3), axis=0).max() == 0
+def test_padding_repeats_the_edge_and_rotation_is_pillows(scenes):
     picture = Image.open(next((scenes / "imagenet/train/two").iterdir()))
-    still = np.asarray(_pad_and_rotate(picture, 0.25, 0.0))
+    still = np.asarray(pad_edges(picture, ViewsConfig(pad=0.25)))
     np.testing.assert_array_equal(still[8:-8, 8:-8], np.asarray(picture))
     np.testing.assert_array_equal(still[0, 8:-8], np.asarray(picture)[0])
+    assert pad_edges(picture, ViewsConfig()) is picture
+
+    padded = pad_edges(picture, ViewsConfig(pad=0.25, rotate=10))
+    side = picture.width * 3 // 2
+    margin = (padded.width - side) // 2
+    for angle in (-10.0, 3.0, 10.0):
+        ours = np.asarray(turn(padded, (side, side), angle)).astype(int)
+        theirs = np.asarray(padded.rotate(angle, Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(ours - theirs[margin:-margin, margin:-margin]).max() <= 1
+    # Nothing from outside the padded picture comes in at any allowed angle.
+    flat = pad_edges(Image.new("RGB", (40, 30), (10, 200, 90)), ViewsConfig(pad=0.1, rotate=10))
+    for angle in (-10.0, 10.0):
+        corners = np.asarray(turn(flat, (48, 36), angle)).reshape(-1, 3)
+        assert (corners == (10, 200, 90)).all()
 
 
 def test_views_depend_on_seed_epoch_and_image_alone(scenes):

@@ -7,6 +7,7 @@ from eval_lowshot.features import Files, unit_features
 from eval_lowshot.svm import full_class
 from eval_lowshot.tasks import Key, Task, run_tasks
 from eval_lowshot.voc import TEST, TRAIN, VocClassification, training_labels
+from siambench.device import cores
 from siambench.evaluation import Job
 from siambench.record import Metric
 
@@ -35,7 +36,7 @@ def full(files: Files, data: VocClassification, config: SvmConfig, job: Job) -> 
             tasks,
             job.folder / f"{layer}.jsonl",
             f"{job.title}: classes, {layer}",
-            max(job.workers, 1),
+            cores() if config.workers < 0 else max(config.workers, 1),
         )
         aps = [100 * result["AP"] for result in results.values()]
         metrics.append(Metric("mAP", float(np.mean(aps)), params={"layer": layer}))

@@ -12,6 +12,7 @@ from eval_lowshot.features import Files, unit_features
 from eval_lowshot.svm import lowshot_class
 from eval_lowshot.tasks import Key, Result, Task, run_tasks
 from eval_lowshot.voc import TEST, TRAIN, VocClassification, training_labels
+from siambench.device import cores
 from siambench.evaluation import Job
 from siambench.files import write_text
 from siambench.record import Metric
@@ -65,7 +66,7 @@ def lowshot(files: Files, data: VocClassification, config: SvmConfig, job: Job) 
             tasks,
             job.folder / f"{layer}.jsonl",
             f"{job.title}: k × samples × classes, {layer}",
-            max(job.workers, 1),
+            cores() if config.workers < 0 else max(config.workers, 1),
         )
         for k in config.k:
             of_k = [

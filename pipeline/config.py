@@ -18,7 +18,8 @@ class RunConfig:
         root: folder for everything the run makes; "runs/NAME" by default.
         data: where the data sets are; overrides the run file's.
         device: auto, cpu, cuda or cuda:N.
-        workers: loader processes; -1 for one per core (at most 8).
+        workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 8)
+            beside a GPU.
     """
 
     file: str

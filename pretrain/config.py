@@ -76,7 +76,8 @@ class PretrainConfig:
         bf16: bfloat16 autocast.
         seed: of initialisation, order and views.
         device: auto, cpu, cuda or cuda:N.
-        workers: loader processes; -1 for one per core (at most 8).
+        workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 8)
+            beside a GPU.
         skip_bad: leave out images that cannot be decoded instead of refusing.
     """
 

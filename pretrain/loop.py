@@ -18,7 +18,7 @@ from pretrain.methods import Method, build_method
 from pretrain.monitors import KnnMonitor, output_std
 from siambench.backbone import IMAGENET_MEAN, IMAGENET_STD
 from siambench.data.images import describe, read_image_folder
-from siambench.device import default_workers, pick_device, seed_everything
+from siambench.device import pick_device, seed_everything, share_cores
 from siambench.errors import UserError
 from siambench.features import standardise
 from siambench.files import write_text
@@ -32,7 +32,7 @@ def run(config: PretrainConfig) -> Path:
         UserError: bad data or settings (before the first step), or a loss that is not finite.
     """
     device, out = pick_device(config.device), Path(config.out)
-    workers = default_workers() if config.workers < 0 else config.workers
+    workers = share_cores(config.workers, device)
     train = read_image_folder(config.data, "train", skip_bad=config.skip_bad)
     splits = {"train": train}
     if config.knn_every:

@@ -34,7 +34,7 @@ def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             result = verb(config)  # what it prints for people must not mix with the JSON
         if as_json:
             print(_to_json(result))
-        return result if isinstance(result, int) and not as_json else EXIT_DONE
+        return result if isinstance(result, int) else EXIT_DONE
     except UserError as error:
         print(f"siambench: error: {error}", file=sys.stderr)
         return EXIT_USER

@@ -29,7 +29,8 @@ class EvaluationConfig:
         seed: seed of trial 0; trial t uses seed + t.
         trials: independent repetitions, each with a record of its own.
         device: auto, cpu, cuda or cuda:N.
-        workers: loader processes; -1 for one per core (at most 8).
+        workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 8)
+            beside a GPU.
         skip_bad: leave out images that cannot be decoded, and count them, instead of refusing.
     """
 
@@ -46,7 +47,7 @@ class EvaluationConfig:
 
 def protocol_of(config: EvaluationConfig) -> dict[str, Any]:
     """The fields that define the result: all that are not where, on what and how often."""
-    runtime = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"}
+    runtime = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"} | {"checkpoint_every"}
     return {k: v for k, v in asdict(config).items() if k not in runtime}
 
 

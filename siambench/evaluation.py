@@ -16,12 +16,12 @@ import torch
 from siambench.backbone import Backbone, load_backbone
 from siambench.config import EvaluationConfig, overridden, protocol_of
 from siambench.device import (
-    default_workers,
     hardware,
     peak_memory_bytes,
     pick_device,
     reset_peak_memory,
     seed_everything,
+    share_cores,
     software_versions,
 )
 from siambench.errors import UserError
@@ -124,7 +124,7 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
                 seed=seed,
                 trial=trial,
                 device=device,
-                workers=default_workers() if config.workers < 0 else config.workers,
+                workers=share_cores(config.workers, device),
                 folder=Path(config.out) / "work" / stem,
                 key=key,
                 title=title,

@@ -83,9 +83,10 @@ def test_the_report_holds_the_records_numbers(root):
     report = (root / "report.md").read_text()
     for record_file in (root / "records").glob("*.json"):
         assert f"records/{record_file.name}" in report
-    for link in re.findall(r"\]\(([^)#]+)\)", report):
-        if "://" not in link:
-            assert (root / link).is_file(), link
+    links = re.findall(r"\]\(([^)#]+)\)", report) + re.findall(r"(?m)^\[r\d+\]: (\S+)", report)
+    assert len(links) > 27
+    for link in links:
+        assert "://" in link or (root / link).is_file(), link
     record = next(read_record(p) for p in (root / "records").glob("in1k-knn-simsiam-*.json"))
     assert f"{record.metric('top1', k=10):.1f}" in report
     assert (root / "plots").is_dir()

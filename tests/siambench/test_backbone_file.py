@@ -122,3 +122,11 @@ def test_nothing_is_written_for_a_partial_state(tmp_path):
 def test_unknown_architectures(arch):
     with pytest.raises(UserError, match="is unknown; known: resnet10"):
         build_resnet(arch)
+
+
+def test_the_readmes_example(backbone_file):
+    import siambench
+
+    backbone = siambench.load_backbone(backbone_file)
+    assert backbone.features(torch.zeros(1, 3, 224, 224)).shape == (1, 128)
+    assert len(backbone.stages(torch.zeros(1, 3, 224, 224))) == 5

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from eval_detection.config import DetectConfig
 from eval_linear.config import KnnConfig, LinearConfig
 from eval_linear.knn import run
+from siambench import device
 from siambench.config import overridden, protocol_of
 from siambench.errors import UserError
 
@@ -66,6 +68,30 @@ def test_refused_before_any_work(config, tmp_path):
         run(replace(config, trials=0))
     with pytest.raises(UserError, match="device 'gpu' is unknown"):
         run(replace(config, device="gpu"))
-    with pytest.raises(UserError, match="backbone file: .* does not exist"):
+    with pytest.raises(UserError, match=r"backbone file: .* does not exist"):
         run(replace(config, backbone=str(tmp_path / "none.safetensors")))
     assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize(
+    ("available", "asked", "processes", "threads"),
+    [(1, -1, 0, 1), (2, -1, 1, 1), (8, -1, 2, 6), (8, 0, 0, 8), (8, 5, 5, 3), (2, 4, 4, 1)],
+)
+def test_each_core_has_one_owner(monkeypatch, available, asked, processes, threads):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(device, "cores", lambda: available)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    try:
+        assert device.share_cores(asked, torch.device("cpu")) == processes
+        assert torch.get_num_threads() == threads
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        device.share_cores(-1, torch.device("cpu"))
+        assert torch.get_num_threads() == threads, "the user's number was overridden"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_gpu_leaves_the_cores_to_the_loader(monkeypatch):
+    monkeypatch.setattr(device, "cores", lambda: 16)
+    assert device.share_cores(-1, torch.device("cuda")) == 8
+    assert device.share_cores(3, torch.device("cuda")) == 3

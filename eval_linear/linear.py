@@ -92,7 +92,6 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
         "crop": str(config.crop),
     }
     save_heads(job.folder / "head.safetensors", probe, chosen, data.classes, about)
-    (job.folder / "checkpoint.safetensors").unlink(missing_ok=True)
     discard_stored(job.folder)
     metrics = [
         metric

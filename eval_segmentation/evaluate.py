@@ -7,7 +7,7 @@ from eval_segmentation.data import SegmentationData, open_data
 from eval_segmentation.metrics import metrics_of
 from eval_segmentation.model import FCN
 from eval_segmentation.predict import confusion_matrix
-from eval_segmentation.train import checkpoint_path, train
+from eval_segmentation.train import train
 from siambench.backbone import Backbone
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.record import Metric, Record
@@ -30,7 +30,6 @@ def evaluate(
     train(model, backbone.meta, data, config, job)
     matrix = confusion_matrix(model, backbone.meta, data, config, job)
     metrics = metrics_of(matrix, data.classes, "val")
-    checkpoint_path(job.folder).unlink()
     return metrics
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import RunConfig, RunFile, read_run_file
 from pipeline.verbs import EVALUATIONS, VERBS
 from siambench.config import make_config
-from siambench.data.digit_scenes import DigitScenesConfig, make
+from siambench.data.digit_scenes import make
 from siambench.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError
 from siambench.progress import say
 
@@ -43,19 +43,16 @@ def run(config: RunConfig) -> int:
     plan = read_run_file(config.file)
     root = Path(config.root or f"runs/{plan.name}")
     data = Path(config.data or plan.data or root / "data")
+    scenes = None
     if plan.digit_scenes is not None:
-        scenes = make_config(
-            VERBS["data make digit-scenes"],
-            {**plan.digit_scenes, "out": str(data)},
-            f"{plan.path}: digit_scenes",
-        )
-        jobs = backbone_jobs(plan, root, data, config) + benchmark_jobs(plan, root, data, config)
-        _draw(scenes)
-    else:
-        jobs = backbone_jobs(plan, root, data, config) + benchmark_jobs(plan, root, data, config)
-        if not data.is_dir():
-            raise UserError(f"data folder {data} does not exist; point --data at it")
-    failed = do_jobs(jobs)
+        values = {**plan.digit_scenes, "out": str(data)}
+        scenes = make_config(VERBS["data make digit-scenes"], values, f"{plan.path}: digit_scenes")
+    jobs = backbone_jobs(plan, root, data, config) + benchmark_jobs(plan, root, data, config)
+    if scenes is not None:
+        say(f"data: digit scenes in {make(scenes)}")
+    elif not data.is_dir():
+        raise UserError(f"data folder {data} does not exist; point --data at it")
+    failed, waiting = do_jobs(jobs)
     report = write_report([root], root / "report.md", list(plan.backbones))
     print(f"report: {report}")
     if not failed:
@@ -63,20 +60,18 @@ def run(config: RunConfig) -> int:
     print(f"{len(failed)} of {len(jobs)} jobs failed; the same command tries them again:")
     for name, error in failed.items():
         print(f"  {name}: {error}")
+    if waiting:
+        print(f"  and {waiting} that need them were not tried")
     return EXIT_USER if all(isinstance(e, UserError) for e in failed.values()) else EXIT_FAULT
 
 
-def _draw(scenes: DigitScenesConfig) -> None:
-    say(f"data: digit scenes in {make(scenes)}")
-
-
-def do_jobs(jobs: list[Job]) -> dict[str, Exception]:
-    """Do ``jobs`` in order; return what failed and why, in order."""
+def do_jobs(jobs: list[Job]) -> tuple[dict[str, Exception], int]:
+    """Do ``jobs`` in order; return what failed and why, and how many were not tried for that."""
     failed: dict[str, Exception] = {}
+    untried: set[str] = set()
     for number, job in enumerate(jobs, 1):
-        broken = [name for name in job.needs if name in failed]
-        if broken:
-            failed[job.name] = UserError(f"needs {broken[0]}, which failed")
+        if any(name in failed or name in untried for name in job.needs):
+            untried.add(job.name)
             continue
         say(f"[{number}/{len(jobs)}] {job.name}")
         try:
@@ -87,7 +82,7 @@ def do_jobs(jobs: list[Job]) -> dict[str, Exception]:
         except Exception as error:
             traceback.print_exc()
             failed[job.name] = error
-    return failed
+    return failed, len(untried)
 
 
 def backbone_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> list[Job]:
@@ -165,5 +160,7 @@ def benchmark_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> 
             )
             needs = () if "backbone" in plan.backbones[name] else (f"convert {name}",)
             title = f"{verb} {settings.get('preset', '')} {name}"
+            if any(job.name == title for job in jobs):
+                title += f" (benchmarks[{number}])"
             jobs.append(Job(title, needs, lambda v=VERBS[verb], c=evaluation: v(c)))
     return jobs

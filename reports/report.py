@@ -196,6 +196,6 @@ def _published(section: Section) -> tuple[list[PublishedRow], str]:
             "here."
         )
     return published_rows(names), (
-        "Rows in italics are published, measured with the preset's settings; ours with the protocol "
-        "below."
+        "Rows in italics are published, each under its source's own settings, which differ in "
+        "places (costs, layers, searched rates); ours with the protocol below."
     )

@@ -55,11 +55,16 @@ def overridden(config: EvaluationConfig, verb: str) -> list[str]:
     """Names of the protocol's fields that differ from the preset's (from the defaults without one).
 
     Presets lie in the configuration's own package, in presets/VERB/NAME.yaml.
+
+    Raises:
+        UserError: there is no such preset.
     """
     base = {f.name: _default(f) for f in fields(config)}
     if config.preset:
         package = type(config).__module__.partition(".")[0]
         preset = resources.files(package).joinpath("presets", verb, f"{config.preset}.yaml")
+        if not preset.is_file():
+            raise UserError(f"{verb} has no preset {config.preset!r}")
         base |= yaml.safe_load(preset.read_text(encoding="utf-8")) or {}
     base = asdict(type(config)(**base))  # what __post_init__ fills in is no override
     return [k for k, v in protocol_of(config).items() if _plain(v) != _plain(base[k])]
@@ -186,8 +191,12 @@ def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
     arguments = _name_places(verb, _spell(verb, list(arguments)))
     parser = parser_of(verb)
     try:
-        if name := _value_of(arguments, "--preset"):
-            parser.set_defaults(verb.preset(name))
+        name = _value_of(arguments, "--preset")
+        if not name and (file := _value_of(arguments, "--config")) and Path(file).is_file():
+            content = read_yaml(file)
+            name = content.get("preset", "") if isinstance(content, dict) else ""
+        if name:
+            parser.set_defaults(verb.preset(str(name)))
         return _instance(verb, parser, parser.parse_args(arguments))
     except (ArgumentError, TypeError) as error:
         raise UserError(f"{_one_line(error)} (see siambench {verb.name} --help)") from None

@@ -25,7 +25,7 @@ from siambench.device import (
     software_versions,
 )
 from siambench.errors import UserError
-from siambench.files import digest_of
+from siambench.files import digest_of, writable_folder
 from siambench.progress import say
 from siambench.record import (
     DatasetInfo,
@@ -60,7 +60,8 @@ class Job:
         device: where to work.
         workers: loader processes.
         folder: for checkpoints, curves and predictions of this trial; made on first use. A
-            checkpoint found here belongs to this very evaluation and may be resumed.
+            checkpoint found here belongs to this very evaluation and may be resumed; files named
+            ``checkpoint*`` are removed once the record is written.
         key: the record's identity.
         title: for progress bars, e.g. ``"knn simsiam"``.
     """
@@ -84,6 +85,7 @@ class Benchmark(Generic[C, D]):
         engine: library that does the work, e.g. ``"torch"``, ``"faiss"``.
         open_data: reads and checks the data; raises UserError before hours of work.
         evaluate: the benchmark itself.
+        seeded: whether the seed changes the result; if not, more than one trial would repeat it.
     """
 
     verb: str
@@ -91,6 +93,7 @@ class Benchmark(Generic[C, D]):
     engine: str
     open_data: Callable[[C], D]
     evaluate: Callable[[Backbone, D, C, Job], list[Metric]]
+    seeded: Callable[[C], bool] = lambda config: True
 
 
 def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
@@ -102,8 +105,16 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
     Raises:
         UserError: the backbone, the data or the protocol is wrong; nothing was computed.
     """
-    if config.trials < 1:
-        raise UserError(f"trials must be at least 1, not {config.trials}")
+    if config.trials < 1 or config.seed < 0:
+        raise UserError(
+            f"trials must be at least 1 and seed at least 0, not {config.trials} and {config.seed}"
+        )
+    overrides = overridden(config, benchmark.verb)
+    writable_folder(config.out, "--out: folder")
+    trials = config.trials
+    if trials > 1 and not benchmark.seeded(config):
+        say(f"{config.preset or benchmark.verb}: nothing in it is random, so one trial is all")
+        trials = 1
     backbone = load_backbone(config.backbone)
     device = pick_device(config.device)
     data = benchmark.open_data(config)
@@ -111,15 +122,15 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
     protocol = {**protocol_of(config), "version": benchmark.version, "engine": benchmark.engine}
     protocol_hash = digest_of(protocol)
     records = []
-    for trial in range(config.trials):
+    for trial in range(trials):
         seed = config.seed + trial
         fingerprint = data.info.fingerprint
         key = record_key(name, protocol_hash, backbone.sha256, fingerprint, seed, trial)
         stem = f"{name}-{backbone.name}-{key}"
         path = Path(config.out) / "records" / f"{stem}.json"
-        record = valid_record(path)
+        record = valid_record(path, key)
         if record is None:
-            title = f"{name} {backbone.name}" + (f" #{trial}" if config.trials > 1 else "")
+            title = f"{name} {backbone.name}" + (f" #{trial}" if trials > 1 else "")
             job = Job(
                 seed=seed,
                 trial=trial,
@@ -129,23 +140,28 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
                 key=key,
                 title=title,
             )
-            record = _run_trial(benchmark, config, backbone, data, job, name, protocol)
+            record = _run_trial(benchmark, config, backbone, data, job, name, protocol, overrides)
             write_record(path, record)
+            for checkpoint in job.folder.glob("checkpoint*"):
+                checkpoint.unlink()
         else:
             say(f"{stem}: already recorded")
         records.append(record)
     return records
 
 
-def valid_record(path: Path) -> Record | None:
-    """The record at ``path``, or None when there is none or it is damaged (which is said)."""
+def valid_record(path: Path, key: str) -> Record | None:
+    """The record at ``path``, or None when there is none or it is not ``key``'s (which is said)."""
     if not path.exists():
         return None
     try:
-        return read_record(path)
+        record = read_record(path)
+        if record.key != key:
+            raise UserError(f"{path} is the record of another evaluation")
     except UserError as error:
         say(f"{error}; computing it again")
         return None
+    return record
 
 
 def _run_trial(
@@ -156,6 +172,7 @@ def _run_trial(
     job: Job,
     name: str,
     protocol: dict[str, Any],
+    overrides: list[str],
 ) -> Record:
     seed_everything(job.seed)
     reset_peak_memory(job.device)
@@ -184,5 +201,5 @@ def _run_trial(
         software=software_versions(),
         hardware=hardware(job.device),
         started=started.isoformat(timespec="seconds"),
-        overrides=overridden(config, benchmark.verb),
+        overrides=overrides,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,25 +17,70 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is fsynced and renamed to ``path``.
 
     If the body raises, or the process dies, ``path`` keeps what it had before. The temporary name
-    carries the process id, so that two processes writing one file do not mix.
+    carries host and process, so that two processes writing one file do not mix; what dead processes
+    of this host left behind is removed.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in leftovers(path):
+            left.unlink(missing_ok=True)
+        temporary.touch()
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself survives a power cut
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def temporary_path(path: Path) -> Path:
+    """The name beside ``path`` under which this process makes it."""
+    return path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files or folders of ``path`` whose processes, of this host, are dead."""
+    dead = []
+    for left in path.parent.glob(f".{path.name}.{platform.node()}-*.tmp"):
+        pid = left.name.removesuffix(".tmp").rpartition("-")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            dead.append(left)
+        except (ValueError, PermissionError):
+            continue
+    return dead
+
+
+def writable_folder(path: str | Path, what: str) -> Path:
+    """``path`` as a folder that exists and can be written to; it is made when absent.
+
+    Raises:
+        UserError: it cannot be; before any work rather than after.
+    """
+    path = Path(path)
     try:
-        os.fsync(folder)  # the rename itself survives a power cut
-    finally:
-        os.close(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        probe = temporary_path(path / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be written to: {error.strerror}") from None
+    return path
 
 
 def write_text(path: str | Path, text: str) -> None:

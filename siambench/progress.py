@@ -5,11 +5,10 @@ Everything goes to standard error; standard output belongs to results.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
 _LINE_EVERY = 15.0  # seconds between plain lines
 _quiet = False
 
@@ -107,11 +106,3 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
             shown.close()
     else:
         yield _Lines(title, total, done)
-
-
-def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
-    """Iterate over ``items`` under a :func:`bar`."""
-    with bar(title, total) as shown:
-        for item in items:
-            yield item
-            shown.advance()

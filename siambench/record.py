@@ -78,6 +78,18 @@ class Record:
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def key(self) -> str:
+        """Identity of the evaluation: see :func:`record_key`."""
+        return record_key(
+            self.benchmark,
+            self.protocol_hash,
+            self.backbone["sha256"],
+            self.dataset.fingerprint,
+            self.seed,
+            self.trial,
+        )
+
     def metric(self, name: str, **params: Any) -> float:
         """The value of the one metric with this name and (at least) these params.
 
@@ -137,10 +149,13 @@ def read_record(path: str | Path) -> Record:
         version = body.get("schema_version")
         raise UserError(f"{path}: record schema {version!r}; this version reads {SCHEMA_VERSION}")
     digest = body.pop("digest", None)
-    problems = _problems(body)
+    try:
+        problems, found = _problems(body), digest_of(body)
+    except (ValueError, TypeError, OverflowError) as error:  # NaN, lone surrogates, ...
+        raise UserError(f"{path} is not a record: {error}") from None
     if problems:
         raise UserError(f"{path} is not a whole record: {'; '.join(problems)}")
-    if digest != digest_of(body):
+    if digest != found:
         raise UserError(f"{path} was changed after it was written (its digest does not match)")
     metrics = [Metric(**m) for m in body.pop("metrics")]
     return Record(**{**body, "metrics": metrics, "dataset": DatasetInfo(**body["dataset"])})

@@ -1,14 +1,14 @@
 """``siambench data make digit-scenes``: the embedded data sets, in the authentic layouts."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from siambench.data.images import MARKER, read_marker
 from siambench.errors import UserError
-from siambench.files import write_text
+from siambench.files import leftovers, temporary_path, writable_folder, write_text
 
 NAME = "digit-scenes"
 VERSION = 1  # raised when the pictures change
@@ -26,7 +26,7 @@ class DigitScenesConfig:
     """
 
     out: str
-    images: int = 5000
+    images: int = 6000
     size: int = 40
     seed: int = 0
 
@@ -61,28 +61,29 @@ def make(config: DigitScenesConfig) -> Path:
     Raises:
         UserError: numbers out of range, or the folder holds something else.
     """
-    if config.images < 10 or not 24 <= config.size <= 512:
+    if config.images < 10 or not 24 <= config.size <= 512 or config.seed < 0:
         raise UserError(
-            f"digit-scenes: images must be at least 10 and size 24 to 512, not {config.images} "
-            f"and {config.size}"
+            f"digit-scenes: images must be at least 10, size 24 to 512 and seed at least 0, not "
+            f"{config.images}, {config.size} and {config.seed}"
         )
     out = Path(config.out)
     wanted = {"name": NAME, "version": VERSION, **asdict(config)}
     del wanted["out"]
-    marker = out / "siambench-data.json"
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == wanted:
+    if read_marker(out) == wanted:
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"{out} exists and is not this data set (images {config.images}, size {config.size}, "
             f"seed {config.seed}); remove it or choose another --out"
         )
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    writable_folder(out.parent, "--out: folder")
+    for left in leftovers(out):
+        shutil.rmtree(left, ignore_errors=True)
+    unfinished = temporary_path(out)
+    unfinished.mkdir(exist_ok=True)
     try:
         _draw(unfinished, config)
-        write_text(unfinished / marker.name, json.dumps(wanted, indent=1) + "\n")
+        write_text(unfinished / MARKER, json.dumps(wanted, indent=1) + "\n")
         if out.exists():
             out.rmdir()
         unfinished.rename(out)

@@ -1,10 +1,12 @@
 """Reading images, and folders of them in ImageNet's layout (``train/CLASS/*``, ``val/CLASS/*``)."""
 
 import json
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -29,6 +31,17 @@ OFFICIAL_COUNTS: dict[str, dict[str, int]] = {
 }
 
 
+_UNDECODABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+)
+
+
 def decode(path: str | Path) -> Image.Image:
     """Decode an image to upright RGB: EXIF rotation applied, palette, grey and alpha as PIL does.
 
@@ -41,30 +54,26 @@ def decode(path: str | Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _UNDECODABLE as error:
         raise UserError(
             f"image {path} cannot be decoded ({error}); replace it, or leave such files out with "
             "--skip-bad"
         ) from None
 
 
-def _looks_whole(path: Path) -> bool:
-    """Cheap check: the end-of-image mark is near the end of a JPEG or PNG. No mark: decode it."""
+def _ends_whole(path: Path) -> bool:
+    """Whether a JPEG or PNG has its end mark in its last bytes."""
+    mark = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}.get(path.suffix.lower())
     with open(path, "rb") as handle:
-        size = handle.seek(0, 2)
-        handle.seek(max(0, size - 4096))
-        tail = handle.read()
-    mark = {".png": b"IEND"}.get(path.suffix.lower(), b"\xff\xd9")
-    if size and mark in tail and path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
-        return True
-    decode(path)
-    return True
+        handle.seek(max(0, handle.seek(0, 2) - 32))
+        return mark is not None and mark in handle.read()
 
 
 def check_images(paths: Sequence[Path], skip_bad: bool) -> list[bool]:
     """Which of ``paths`` can be read, found before work starts.
 
-    A JPEG or PNG with its end mark in place is taken as whole; others are decoded.
+    A JPEG or PNG with its end mark in place is taken as whole; others are decoded. With
+    ``skip_bad`` all are decoded, since no other check can promise that none fails later.
 
     Raises:
         UserError: one cannot be read and ``skip_bad`` is False; the line names the first and counts.
@@ -72,7 +81,8 @@ def check_images(paths: Sequence[Path], skip_bad: bool) -> list[bool]:
 
     def problem(path: Path) -> str:
         try:
-            _looks_whole(path)
+            if skip_bad or not _ends_whole(path):
+                decode(path)
         except UserError as error:
             return str(error)
         except OSError as error:
@@ -177,9 +187,24 @@ def dataset_name(root: str | Path, counts: dict[str, int]) -> str:
             return name
     root = Path(root).resolve()
     for folder in (root, *root.parents):
-        if (marker := folder / MARKER).is_file():
-            return str(json.loads(marker.read_text(encoding="utf-8"))["name"])
+        if "name" in (marker := read_marker(folder)):
+            return str(marker["name"])
     return root.name
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """What a generated data set says of itself; empty where there is no marker.
+
+    Raises:
+        UserError: the marker is damaged.
+    """
+    path = folder / MARKER
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); make the data set again") from None
 
 
 def describe(root: str | Path, lists: dict[str, ImageList]) -> DatasetInfo:

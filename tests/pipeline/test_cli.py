@@ -13,10 +13,16 @@ from siambench.errors import UserError
 
 
 def test_help_lists_every_verb_and_does_not_import_torch():
-    code = (
-        "import sys; from pipeline.cli import main; code = main(['--help']); "
-        "code |= main(['linear', '--help']); sys.exit(code + 10 * ('torch' in sys.modules))"
-    )
+    code = """
+import sys
+from pipeline.cli import main
+assert main(["--help"]) == 0
+try:
+    main(["linear", "--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+sys.exit(10 * ("torch" in sys.modules))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(f"  {verb} " in done.stdout for verb in VERBS)
@@ -87,6 +93,16 @@ def test_precedence_default_preset_file_flag(tmp_path):
         verb, [*base, "--config", str(tmp_path / "c.yaml"), "--resize", "310", "--skip-bad"]
     )
     assert (flagged.resize, flagged.crop, flagged.skip_bad) == (310, 100, True)
+    # A preset named in the file is loaded, not only its name kept.
+    linear = VERBS["linear"]
+    (tmp_path / "p.yaml").write_text("preset: in1k-linear-mhead-90e\nresize: 300\n")
+    chosen = parse_args(linear, [*base, "--config", str(tmp_path / "p.yaml")])
+    wanted = {"preset": "in1k-linear-mhead-90e", "backbone": "b", "data": "d", "resize": 300}
+    assert chosen == make_config(linear, wanted)
+    assert chosen.optimizer == "sgd"
+    (tmp_path / "p.yaml").write_text("preset: nope\n")
+    with pytest.raises(UserError, match="linear has no preset 'nope'"):
+        parse_args(linear, [*base, "--config", str(tmp_path / "p.yaml")])
     same = make_config(verb, {"backbone": "b", "data": "d", "preset": "in1k-knn"})
     assert same == parse_args(verb, [*base, "--preset", "in1k-knn"])
 

@@ -7,10 +7,13 @@ import torch
 
 from eval_detection.config import DetectConfig
 from eval_linear.config import KnnConfig, LinearConfig
-from eval_linear.knn import run
+from eval_linear.knn import BENCHMARK, run
 from siambench import device
 from siambench.config import overridden, protocol_of
 from siambench.errors import UserError
+from siambench.evaluation import run_evaluation
+from siambench.files import atomic_path
+from siambench.record import Metric, read_record
 
 
 @pytest.fixture
@@ -42,8 +45,8 @@ def test_recorded_once_and_again_when_protocol_data_or_seed_change(
     assert len(list((tmp_path / "records").iterdir())) == 3
     run(replace(config, workers=1, device="auto"))
     assert len(list((tmp_path / "records").iterdir())) == 3
-    run(replace(config, trials=3))
-    assert len(list((tmp_path / "records").iterdir())) == 4 + 1  # trial 1 has its own key
+    run(replace(config, trials=3))  # nothing in kNN is random: one trial is all
+    assert len(list((tmp_path / "records").iterdir())) == 3
 
 
 def test_overrides_are_the_settings_that_are_not_the_presets():
@@ -66,11 +69,20 @@ def test_the_protocol_is_what_defines_the_result(config):
 def test_refused_before_any_work(config, tmp_path):
     with pytest.raises(UserError, match="trials must be at least 1"):
         run(replace(config, trials=0))
+    with pytest.raises(UserError, match="seed at least 0"):
+        run(replace(config, seed=-1))
     with pytest.raises(UserError, match="device 'gpu' is unknown"):
         run(replace(config, device="gpu"))
+    with pytest.raises(UserError, match="device 'meta' is not supported"):
+        run(replace(config, device="meta"))
+    with pytest.raises(UserError, match="knn has no preset 'nope'"):
+        run(replace(config, preset="nope"))
     with pytest.raises(UserError, match=r"backbone file: .* does not exist"):
         run(replace(config, backbone=str(tmp_path / "none.safetensors")))
     assert not (tmp_path / "records").exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"--out: folder .*file cannot be written to"):
+        run(replace(config, out=str(tmp_path / "file")))
 
 
 @pytest.mark.parametrize(
@@ -95,3 +107,41 @@ def test_a_gpu_leaves_the_cores_to_the_loader(monkeypatch):
     monkeypatch.setattr(device, "cores", lambda: 16)
     assert device.share_cores(-1, torch.device("cuda")) == 8
     assert device.share_cores(3, torch.device("cuda")) == 3
+
+
+def test_a_record_under_another_ones_name_is_not_taken(config, tmp_path, capsys):
+    run(config)
+    (mine,) = (tmp_path / "records").iterdir()
+    run(replace(config, k=[1]))
+    (other,) = set((tmp_path / "records").iterdir()) - {mine}
+    wrong = other.read_bytes()
+    right = mine.read_bytes()
+    mine.write_bytes(wrong)
+    (again,) = run(config)
+    assert "is the record of another evaluation" in capsys.readouterr().err
+    assert [m.params["k"] for m in again.metrics] == [5]
+    assert again.metrics == read_record_bytes(tmp_path, right).metrics
+
+
+def read_record_bytes(folder, content):
+    path = folder / "copy.json"
+    path.write_bytes(content)
+    return read_record(path)
+
+
+def test_the_checkpoint_outlives_the_evaluation_until_the_record_is_written(config, tmp_path):
+    def evaluate(backbone, data, config, job):
+        with atomic_path(job.folder / "checkpoint.pth") as temporary:
+            temporary.write_bytes(b"x")
+        seen.append(list(job.folder.iterdir()))
+        return [Metric("top1", value)]
+
+    seen = []
+    benchmark = replace(BENCHMARK, evaluate=evaluate)
+    value = float("nan")
+    with pytest.raises(ValueError, match="top1 is nan"):  # no record: the checkpoint stays
+        run_evaluation(benchmark, config)
+    assert seen[0][0].exists()
+    value = 1.0
+    run_evaluation(benchmark, config)
+    assert not seen[0][0].exists()

@@ -74,6 +74,14 @@ def test_refuses_what_is_not_a_record(record, tmp_path, change, message):
         read_record(path)
 
 
+def test_nan_in_a_record_is_refused(record, tmp_path):
+    path = tmp_path / "r.json"
+    write_record(path, record)
+    path.write_text(path.read_text().replace('"T": 0.07,', '"T": NaN,'))
+    with pytest.raises(UserError, match=r"r\.json is not a"):
+        read_record(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"null"])
 def test_refuses_what_is_not_json(tmp_path, content):
     path = tmp_path / "r.json"

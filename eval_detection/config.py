@@ -1,9 +1,11 @@
 """What the detection protocol is made of; each default is that of voc0712-frcnn-c4-24k."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from siambench.config import EvaluationConfig
+from siambench.errors import UserError
 
 
 @dataclass
@@ -81,3 +83,39 @@ class DetectConfig(EvaluationConfig):
     detections_per_image: int = 100
     bf16: bool = False
     checkpoint_every: int = 500
+
+
+_COUNTS = (
+    *("batch_size", "max_iter", "checkpoint_every", "max_size_train", "min_size_test"),
+    *("max_size_test", "rpn_batch_per_image", "rpn_pre_nms_train", "rpn_post_nms_train"),
+    *("rpn_pre_nms_test", "rpn_post_nms_test", "rois_per_image", "pooler_resolution"),
+    "detections_per_image",
+)
+
+
+def check_config(config: DetectConfig) -> None:
+    """Refuse numbers that cannot be meant, and a preset's name on data of the other format.
+
+    Raises:
+        UserError: names the first field that is wrong.
+    """
+    if config.preset and not config.preset.startswith(config.format):
+        raise UserError(
+            f"preset {config.preset} is not for --format {config.format}: its records would carry "
+            "the wrong name; leave --preset out (the defaults are those of voc0712-frcnn-c4-24k)"
+        )
+    for name in ("min_size_train", "anchor_sizes", "anchor_ratios", "steps"):
+        values = getattr(config, name)
+        if name != "steps" and not values:
+            raise UserError(f"--{name} is empty; it must hold at least one number")
+        if not all(0 < value < math.inf for value in values):
+            raise UserError(f"--{name} is {values}; each of its numbers must be above 0")
+    for name in (*_COUNTS, "lr"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise UserError(f"--{name} is {getattr(config, name)}; it must be above 0")
+    for name in ("weight_decay", "warmup_iters", "precise_bn_iters"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise UserError(f"--{name} is {getattr(config, name)}; it must be at least 0")
+    for name in ("momentum", "score_threshold", "nms_threshold"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"--{name} is {getattr(config, name)}; it must be 0 to 1")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from eval_detection.boxes import clip, nonempty
 from eval_detection.c4 import C4, Detections
 from eval_detection.coco import open_coco
-from eval_detection.config import DetectConfig
+from eval_detection.config import DetectConfig, check_config
 from eval_detection.loader import EvalImages, to_batch
 from eval_detection.masks import paste
 from eval_detection.samples import DetectionData, Sample
@@ -21,7 +21,6 @@ from eval_detection.train import train
 from eval_detection.voc import open_voc
 from eval_detection.voc_ap import IOUS, RULES, Truth, average_precision, judge
 from siambench.backbone import Backbone, BackboneMeta
-from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.files import write_text
 from siambench.progress import bar
@@ -53,29 +52,23 @@ def open_data(config: DetectConfig) -> DetectionData:
     Raises:
         UserError: either is wrong.
     """
-    positive = ("batch_size", "max_iter", "lr", "rois_per_image", "checkpoint_every")
-    positive += ("rpn_batch_per_image", "min_size_test", "pooler_resolution")
-    for name in positive:
-        if getattr(config, name) <= 0:
-            raise UserError(f"{name} must be above 0, not {getattr(config, name)}")
-    if not config.anchor_sizes or not config.anchor_ratios or not config.min_size_train:
-        raise UserError("anchor_sizes, anchor_ratios and min_size_train must not be empty")
+    check_config(config)
     return open_voc(config) if config.format == "voc" else open_coco(config)
 
 
 def evaluate(
     backbone: Backbone, data: DetectionData, config: DetectConfig, job: Job
 ) -> list[Metric]:
-    """Train on ``data.train``, test on ``data.test``; predictions stay in ``job.folder``."""
+    """Train on ``data.train``, test on ``data.test``.
+
+    Predictions, the curve and, until the record is written, the checkpoint stay in ``job.folder``.
+    """
     model = train(backbone, data, config, job)
     results = predict(model, data, config, job, backbone.meta)
     write_text(job.folder / "predictions.json", json.dumps(results))
     if data.test_json is None:
-        metrics = voc_metrics(data, results)
-    else:
-        metrics = coco_metrics(data, results, masks=config.mask)
-    (job.folder / "checkpoint.pth").unlink(missing_ok=True)
-    return metrics
+        return voc_metrics(data, results)
+    return coco_metrics(data, results, masks=config.mask)
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from eval_detection.samples import DetectionData
 from siambench.backbone import Backbone
 from siambench.errors import UserError
 from siambench.evaluation import Job
-from siambench.files import atomic_path
+from siambench.files import atomic_path, write_text
 from siambench.progress import bar, say
 from siambench.resnet import build_resnet
 
@@ -40,14 +40,12 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
     Raises:
         UserError: a loss is not finite.
     """
-    torch.manual_seed(job.seed)
-    resnet = build_resnet(backbone.meta.arch)
-    resnet.load_state_dict(backbone.resnet.state_dict())
-    model = C4(resnet, len(data.classes), config)
-    model = model.to(job.device, memory_format=torch.channels_last).train()
-    optimizer = _optimizer(model, config)
     checkpoint = job.folder / "checkpoint.pth"
+    model, optimizer = _untrained(backbone, len(data.classes), config, job)
     start = _resume(checkpoint, model, optimizer)
+    if start is None:  # a damaged checkpoint may have filled a part of them
+        model, optimizer = _untrained(backbone, len(data.classes), config, job)
+        start = 0
     curve = _Curve(job.folder / "curve.jsonl", start)
     total = config.max_iter + config.precise_bn_iters
     batches = enumerate(_batches(data, config, job, start, total), start)
@@ -82,6 +80,18 @@ def learning_rate(config: DetectConfig, iteration: int) -> float:
     if iteration < config.warmup_iters:
         rate *= _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * iteration / config.warmup_iters
     return rate
+
+
+def _untrained(
+    backbone: Backbone, classes: int, config: DetectConfig, job: Job
+) -> tuple[C4, torch.optim.SGD]:
+    """The detector as it is before the first iteration, and its optimizer."""
+    torch.manual_seed(job.seed)
+    resnet = build_resnet(backbone.meta.arch)
+    resnet.load_state_dict(backbone.resnet.state_dict())
+    model = C4(resnet, classes, config)
+    model = model.to(job.device, memory_format=torch.channels_last).train()
+    return model, _optimizer(model, config)
 
 
 def _losses(
@@ -147,18 +157,21 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, done: 
         torch.save(state, temporary)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the checkpoint if there is a whole one; the number of iterations done."""
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int | None:
+    """Load the checkpoint; the number of iterations done, or None when it is damaged."""
     if not path.exists():
         return 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        done = int(state["iteration"])
     except Exception as error:  # whatever a damaged file raises
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
-    say(f"going on from iteration {state['iteration']}")
-    return int(state["iteration"])
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        say(f"{path} is damaged ({reason}); training starts anew")
+        return None
+    say(f"going on from iteration {done}")
+    return done
 
 
 class _Curve:
@@ -166,13 +179,20 @@ class _Curve:
 
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() and start else []
-        kept = [line for line in lines if json.loads(line)["iteration"] <= start]
-        path.write_text("".join(line + "\n" for line in kept))
+        lines = path.read_bytes().splitlines() if path.exists() and start else []
+        kept = [line.decode() for line in lines if 0 < _iteration(line) <= start]
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def add(self, done: int, lr: float, losses: dict[str, Tensor]) -> None:
         if done % _CURVE_EVERY == 0:
             values = {name: round(value.item(), 5) for name, value in losses.items()}
             with open(self.path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps({"iteration": done, "lr": lr, **values}) + "\n")
+
+
+def _iteration(line: bytes) -> int:
+    """Which iteration a line of the curve is of; 0 for one that a kill or a power cut spoilt."""
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, TypeError, KeyError):
+        return 0

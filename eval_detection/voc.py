@@ -24,16 +24,17 @@ def open_voc(config: DetectConfig) -> DetectionData:
         raise UserError("train_sets is empty; name at least one, e.g. 2007/trainval")
     test_year, test_split = _year_and_split(config.test_set, "test_set")
     classes = class_names(voc_folder(config.data, train_sets[0][0]), train_sets[0][1])
+    names = ("+".join(dict.fromkeys(split for _, split in train_sets)), test_split)
+    if names[0] == test_split:
+        names = ("+".join(config.train_sets), config.test_set)
+    _keep_apart(config, train_sets, (test_year, test_split))
     problems = Problems()
     train = [s for one in train_sets for s in _read(config.data, *one, classes, problems)]
     test = _read(config.data, test_year, test_split, classes, problems)
     problems.stop(f"VOC annotations in {config.data}")
     root = voc_folder(config.data, test_year).parent
-    splits = ("+".join(dict.fromkeys(split for _, split in train_sets)), test_split)
-    if splits[0] == test_split:
-        raise UserError(f"the training and the test set are both {test_split}")
     ids = list(range(1, len(classes) + 1))
-    return finish(root, splits, classes, ids, train, test, skip_bad=config.skip_bad)
+    return finish(root, names, classes, ids, train, test, skip_bad=config.skip_bad)
 
 
 def _year_and_split(text: str, field: str) -> tuple[str, str]:
@@ -41,6 +42,23 @@ def _year_and_split(text: str, field: str) -> tuple[str, str]:
     if not (year and slash and split):
         raise UserError(f"{field}: {text!r} is not YEAR/SPLIT, e.g. 2007/trainval")
     return year, split
+
+
+def _keep_apart(
+    config: DetectConfig, train_sets: list[tuple[str, str]], test_set: tuple[str, str]
+) -> None:
+    """Raise UserError if an image of the test set is trained on; the same id is one of its year."""
+
+    def images(year: str, split: str) -> set[tuple[str, str]]:
+        return {(year, name) for name in split_ids(voc_folder(config.data, year), split)}
+
+    test = images(*test_set)
+    for text, one in zip(config.train_sets, train_sets, strict=True):
+        if shared := images(*one) & test:
+            raise UserError(
+                f"train_sets: {len(shared)} images of {text} are also in the test set "
+                f"{config.test_set}, e.g. {min(shared)[1]}; choose sets that share none"
+            )
 
 
 def _read(

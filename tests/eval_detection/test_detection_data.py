@@ -72,6 +72,16 @@ def test_coco_leaves_crowds_out_and_keeps_masks(scenes: Path) -> None:
     assert data.category_ids == sorted(c["id"] for c in content["categories"])
 
 
+def test_splits_of_two_years_are_counted_apart(copy: Path) -> None:
+    folder = copy / "coco"
+    (folder / "val2017").rename(folder / "train2014")
+    names = [folder / "annotations" / f"instances_{s}.json" for s in ("val2017", "train2014")]
+    names[0].rename(names[1])
+    data = open_data(coco(copy, test_set="train2014"))
+    assert data.info.counts["train2014"] == len(data.test) != len(data.train)
+    assert data.info.counts["train2017"] >= len(data.train)
+
+
 def test_fingerprint_is_where_the_data_is_not(scenes: Path, copy: Path) -> None:
     assert open_data(coco(scenes)).info.fingerprint == open_data(coco(copy)).info.fingerprint
     assert open_data(voc(scenes)).info.fingerprint == open_data(voc(copy)).info.fingerprint
@@ -139,8 +149,39 @@ def test_empty_split_and_wrong_names(copy: Path) -> None:
         open_data(voc(copy, mask=True))
     with pytest.raises(UserError, match=r"instances_val2016\.json does not exist"):
         open_data(coco(copy, test_set="val2016"))
-    with pytest.raises(UserError, match="batch_size must be above 0"):
-        open_data(voc(copy, batch_size=0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("batch_size", 0, "it must be above 0"),
+        ("max_iter", -1, "it must be above 0"),
+        ("lr", 0.0, "it must be above 0"),
+        ("lr", float("nan"), "it must be above 0"),
+        ("max_size_test", 0, "it must be above 0"),
+        ("min_size_train", [0], "each of its numbers must be above 0"),
+        ("min_size_train", [], "it must hold at least one number"),
+        ("anchor_ratios", [1.0, -0.5], "each of its numbers must be above 0"),
+        ("steps", [-4], "each of its numbers must be above 0"),
+        ("warmup_iters", -1, "it must be at least 0"),
+        ("weight_decay", -1e-4, "it must be at least 0"),
+        ("nms_threshold", 1.5, "it must be 0 to 1"),
+        ("preset", "coco-mrcnn-c4-1x", "is not for --format voc"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(field: str, value: object, line: str) -> None:
+    """Refused before the data is looked for."""
+    with pytest.raises(UserError, match=f"{field} .*{line}"):
+        open_data(voc(Path("nowhere"), **{field: value}))
+
+
+def test_no_image_is_both_trained_on_and_tested(scenes: Path) -> None:
+    for train, test in (("2007/trainval", "2007/val"), ("2007/test", "2007/test")):
+        with pytest.raises(UserError, match=f"images of {train} are also in the test set {test}"):
+            open_data(voc(scenes, train_sets=["2012/train", train], test_set=test))
+    data = open_data(voc(scenes, train_sets=["2012/trainval"], test_set="2007/trainval"))
+    assert data.info.counts["2012/trainval"] >= len(data.train) > 0
+    assert data.info.counts["2007/trainval"] == len(data.test) > 0
 
 
 @pytest.mark.parametrize(
@@ -151,6 +192,11 @@ def test_empty_split_and_wrong_names(copy: Path) -> None:
         ({"category_id": 4711}, "annotation 1: category 4711 is not in the file"),
         ({"image_id": 4711}, "annotation 1: image 4711 is not in the file"),
         ({"segmentation": [[1.0, 1.0, 2.0, 2.0]]}, "annotation 1: no polygon of three points"),
+        ({"segmentation": ["x"]}, "annotation 1: a polygon is not a list of numbers"),
+        ({"segmentation": {"size": [1, 1]}}, "annotation 1: a run-length mask without counts"),
+        ({"bbox": [5.0, 5.0, 9.0]}, r"annotation 1: bbox \[5.0, 5.0, 9.0\] is not four numbers"),
+        ({"bbox": [5.0, 5.0, "9", 9.0]}, "annotation 1: bbox .* is not four numbers"),
+        ({"bbox": None}, "annotation 1: bbox is 'None'"),
     ],
 )
 def test_bad_coco_annotation(copy: Path, change: dict, line: str) -> None:
@@ -160,6 +206,32 @@ def test_bad_coco_annotation(copy: Path, change: dict, line: str) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=line):
         open_data(coco(copy))
+
+
+@pytest.mark.parametrize(
+    ("split", "part", "field", "line"),
+    [
+        ("train", "annotations", "bbox", "annotation 7: no bbox"),
+        ("train", "annotations", "image_id", "annotation 7: no image_id"),
+        ("train", "annotations", "category_id", "annotation 7: no category_id"),
+        ("train", "annotations", "segmentation", "annotation 7: no segmentation"),
+        ("train", "annotations", "id", "annotation number 1: no id"),
+        ("val", "annotations", "area", "annotation 7: no area"),
+        ("val", "annotations", "iscrowd", "annotation 7: no iscrowd"),
+        ("val", "images", "height", "image 7: no height"),
+        ("train", "images", "file_name", "image 7: no file_name"),
+        ("train", "categories", "name", "category 7: no name"),
+    ],
+)
+def test_missing_coco_fields(copy: Path, split: str, part: str, field: str, line: str) -> None:
+    path = copy / f"coco/annotations/instances_{split}2017.json"
+    content = json.loads(path.read_text())
+    content[part][0]["id"] = 7
+    del content[part][0][field]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(f"{path}, {line}")) as error:
+        open_data(coco(copy))
+    assert "\n" not in str(error.value)
 
 
 def test_bad_coco_file(copy: Path) -> None:
@@ -175,15 +247,26 @@ def test_bad_coco_file(copy: Path) -> None:
     path.write_text("{}")
     with pytest.raises(UserError, match="has no images, no annotations, no categories"):
         open_data(coco(copy))
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"train2017\.json holds a list, not images"):
+        open_data(coco(copy))
+    content["images"] = [3]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="image number 1 is not an object"):
+        open_data(coco(copy))
 
 
 def test_the_known_flat_boxes_of_train2017_are_let_pass(copy: Path) -> None:
     path = copy / "coco/annotations/instances_train2017.json"
     content = json.loads(path.read_text())
+    boxes = open_data(coco(copy)).info.counts["train_boxes"]
     thing = next(t for t in content["annotations"] if not t["iscrowd"])
-    thing["id"], thing["bbox"] = 2206849, [9.98, 18.0, 5.54, 0.0]
+    thing["id"] = 2206849  # an id of COCO's on a sound box of another data set
     path.write_text(json.dumps(content))
-    assert open_data(coco(copy)).info.counts["train_boxes"] > 0
+    assert open_data(coco(copy)).info.counts["train_boxes"] == boxes
+    thing["bbox"] = [9.98, 18.0, 5.54, 0.0]
+    path.write_text(json.dumps(content))
+    assert open_data(coco(copy)).info.counts["train_boxes"] == boxes - 1
 
 
 def test_batches_depend_on_the_seed_alone_and_share_an_orientation() -> None:

@@ -16,7 +16,7 @@ from eval_detection.config import DetectConfig
 from eval_detection.evaluate import BENCHMARK, open_data, run
 from eval_detection.precise_bn import precise_bn
 from eval_detection.rpn import Target
-from eval_detection.train import learning_rate, train
+from eval_detection.train import _Curve, learning_rate, train
 from siambench.backbone import load_backbone
 from siambench.cli import run_verb
 from siambench.errors import UserError
@@ -188,11 +188,52 @@ def test_a_killed_run_ends_as_one_that_was_not(
     assert not torch.equal(other.cls_score.weight, whole.cls_score.weight)
 
 
-def test_a_damaged_checkpoint_is_named(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    scenes: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Bytes that are no checkpoint, and one that fills the network before it fails."""
+    config = voc(scenes, backbone_file, tmp_path, max_iter=1, steps=[], precise_bn_iters=0)
+    data, backbone = open_data(config), load_backbone(backbone_file)
+    whole = train(backbone, data, config, job_of(tmp_path / "whole")).state_dict()
+    for name, content in {"bytes": b"not a checkpoint", "half": {"model": whole}}.items():
+        path = tmp_path / name / "checkpoint.pth"
+        path.parent.mkdir()
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        capsys.readouterr()
+        again = train(backbone, data, config, job_of(path.parent)).state_dict()
+        assert f"{path} is damaged" in capsys.readouterr().err
+        for key, tensor in again.items():
+            assert torch.equal(tensor, whole[key]), key
+
+
+def test_spoilt_lines_of_the_curve_go(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    losses = {"cls": torch.tensor(0.5)}
+    curve = _Curve(path, 0)
+    for done in (20, 40, 60):
+        curve.add(done, 0.1, losses)
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(whole[0] + b"\0\0\xff\n[]\n" + whole[1] + whole[2] + whole[0][:17])
+    _Curve(path, 40).add(60, 0.1, losses)
+    assert path.read_bytes().splitlines(keepends=True) == whole
+    path.write_bytes(b"".join(whole)[:-9])
+    _Curve(path, 60)
+    assert path.read_bytes().splitlines(keepends=True) == whole[:2]
+
+
+def test_the_checkpoint_outlives_the_test(
+    scenes: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A run killed after its test and before its record only repeats the test."""
     config = voc(scenes, backbone_file, tmp_path)
-    (tmp_path / "checkpoint.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match=r"checkpoint\.pth is damaged .*; delete it"):
-        train(load_backbone(backbone_file), open_data(config), config, job_of(tmp_path))
+    data = open_data(config)
+    metrics = [
+        BENCHMARK.evaluate(load_backbone(backbone_file), data, config, job_of(tmp_path))
+        for _ in range(2)
+    ]
+    assert (tmp_path / "checkpoint.pth").exists()
+    assert metrics[0] == metrics[1]
+    assert "going on from iteration 5" in capsys.readouterr().err
 
 
 def test_divergence_is_one_line(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
@@ -216,7 +257,6 @@ def test_voc_from_the_verb_to_the_record(
     assert read_record(written) == record
     folder = tmp_path / "work" / written.stem
     assert isinstance(json.loads((folder / "predictions.json").read_text()), list)
-    assert not (folder / "checkpoint.pth").exists()
     assert run(config)[0] == record
 
 

@@ -1,7 +1,7 @@
-"""The half of a view that happens in batches on the device: colour, blur, recolouring.
+"""The half of a view that happens in batches on the device: colour jitter, grey, recolouring, blur.
 
 Every image draws its own parameters, as torchvision's transforms on single images do; the order of
-the colour operations is random per image, as in torchvision's ColorJitter.
+the jitter's four operations is random per image, as in torchvision's ColorJitter.
 """
 
 import torch
@@ -50,6 +50,7 @@ class BatchAugment:
         return x
 
     def _recolour(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Stretch the brightness to [0, 1]; map 0 to a dark colour and 1 to a lighter one."""
         c = self.config
         grey = luma(x)
         low, high = grey.amin((2, 3), keepdim=True), grey.amax((2, 3), keepdim=True)
@@ -119,12 +120,15 @@ def gaussian_blur(
 def _two_colours(
     x: Tensor, generator: torch.Generator, contrast: float = 0.2
 ) -> tuple[Tensor, Tensor]:
-    """Two random colours (N, 3, 1, 1) per image, the second lighter by ``contrast`` or more."""
+    """Two random colours (N, 3, 1, 1) per image, the second lighter, by ``contrast`` if it can be.
+
+    The first of eight random pairs whose brightness differs by so much; if none does (1 image in
+    200), the pair that differs most.
+    """
     tries = torch.rand(len(x), 8, 2, 3, device=x.device, generator=generator)
     weights = torch.tensor(_LUMA, device=x.device)
     excess = (tries[:, :, 1] - tries[:, :, 0]) @ weights
-    # The first try that is far enough apart; if none is (1 in 4,000), the one furthest apart.
-    first = torch.arange(8.0, 0.0, -1.0, device=x.device)
+    first = torch.arange(8.0, 0.0, -1.0, device=x.device)  # above any excess
     chosen = torch.where(excess.abs() >= contrast, first, excess.abs()).argmax(1)
     rows = torch.arange(len(x), device=x.device)
     pair = tries[rows, chosen]

@@ -1,7 +1,10 @@
 """What a pre-training run is made of. The defaults are the official SimSiam recipe."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from siambench.errors import UserError
 
 
 @dataclass
@@ -69,7 +72,7 @@ class PretrainConfig:
         dim: size of the projector's output, d.
         hidden_dim: hidden size of the projector; 0 for the backbone's feature size.
         pred_dim: hidden size of the predictor.
-        fix_pred_lr: keep the predictor's learning rate constant.
+        fix_pred_lr: keep the predictor's learning rate constant after the warm-up.
         views: the random views.
         knn_every: epochs between kNN monitors (and at the last epoch); 0 for none.
         knn_images: most images per split that the kNN monitor looks at.
@@ -109,3 +112,53 @@ class PretrainConfig:
 
 # What may differ when a run is resumed: it changes where and how fast, not the weights.
 RUNTIME_FIELDS = frozenset({"data", "out", "preset", "device", "workers"})
+
+
+def check_config(config: PretrainConfig) -> None:
+    """Refuse numbers that cannot be meant, NaN and infinity among them.
+
+    Raises:
+        UserError: names the first flag that is wrong, its value and what it must be.
+    """
+    c = config
+    _need("epochs", c.epochs, c.epochs >= 1, "at least 1")
+    _need("batch_size", c.batch_size, c.batch_size >= 2, "at least 2 (batch norm)")
+    _need("base_lr", c.base_lr, 0 < c.base_lr < math.inf, "above 0 and finite")
+    fewer = f"0 or more, and fewer than the {c.epochs} epochs"
+    _need("warmup_epochs", c.warmup_epochs, 0 <= c.warmup_epochs < c.epochs, fewer)
+    _need("momentum", c.momentum, 0 <= c.momentum < 1, "0 or more, and below 1")
+    _need("weight_decay", c.weight_decay, 0 <= c.weight_decay < math.inf, "0 or more, and finite")
+    _need("dim", c.dim, c.dim >= 1, "at least 1")
+    _need("hidden_dim", c.hidden_dim, c.hidden_dim >= 0, "at least 0")
+    _need("pred_dim", c.pred_dim, c.pred_dim >= 1, "at least 1")
+    _need("knn_every", c.knn_every, c.knn_every >= 0, "at least 0")
+    _need("seed", c.seed, c.seed >= 0, "at least 0")
+    _check_views(c.views)
+    if c.knn_every:
+        _need("knn_images", c.knn_images, c.knn_images >= 1, "at least 1; --knn_every 0 for none")
+        enough = f"at least --views.crop, {c.views.crop}"
+        _need("views.resize", c.views.resize, c.views.resize >= c.views.crop, enough)
+
+
+def _check_views(views: ViewsConfig) -> None:
+    v = views
+    _need("views.crop", v.crop, v.crop >= 8, "at least 8")
+    for name in ("flip", "jitter_p", "gray", "blur", "recolour"):
+        value = getattr(v, name)
+        _need(f"views.{name}", value, 0 <= value <= 1, "a probability, 0 to 1")
+    for name in ("pad", "recolour_power", "tone", "noise"):
+        value = getattr(v, name)
+        _need(f"views.{name}", value, 0 <= value < math.inf, "0 or more, and finite")
+    _need("views.rotate", v.rotate, 0 <= v.rotate <= 180, "0 to 180 degrees")
+    for name, most in (("scale", 1.0), ("ratio", math.inf), ("sigma", math.inf)):
+        low, high = getattr(v, name)
+        inside = 0 < low <= high <= most and high < math.inf
+        limit = "1 at most" if most == 1 else "finite"
+        _need(f"views.{name}", [low, high], inside, f"[low, high], above 0, in order and {limit}")
+    within = all(0 <= s <= 1 for s in v.jitter[:3]) and 0 <= v.jitter[3] <= 0.5
+    _need("views.jitter", list(v.jitter), within, "0 to 1 three times, then a hue of 0 to 0.5")
+
+
+def _need(flag: str, value: Any, good: bool, what: str) -> None:
+    if not good:
+        raise UserError(f"--{flag} is {value}; it must be {what}")

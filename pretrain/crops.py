@@ -1,6 +1,6 @@
-"""The half of a view that happens in loader processes: decode, rotate, random resized crop, flip.
+"""The half of a view that happens in loader processes: decode, pad, rotate, resized crop, flip.
 
-Every draw comes from a generator seeded with (seed, epoch, image), so that neither the number of
+Every draw of a view comes from a generator seeded with (seed, epoch, image), so that neither the number of
 workers nor a restart changes a view.
 """
 
@@ -83,7 +83,7 @@ def _grown(size: tuple[int, int], pad: float) -> tuple[int, int]:
 def pad_edges(picture: Image.Image, config: ViewsConfig) -> Image.Image:
     """Grow by ``config.pad``, and by what any rotation brings in from outside: edge pixels repeated."""
     width, height = _grown(picture.size, config.pad)
-    angle = math.radians(config.rotate)
+    angle = math.radians(min(config.rotate, 45))  # corners reach out furthest at 45 degrees
     reach = math.sin(angle) + math.cos(angle) - 1  # of a square's side, both ends together
     spare = math.ceil(max(width, height) * reach / 2) + 1 if config.rotate else 0
     x, y = (width - picture.width) // 2 + spare, (height - picture.height) // 2 + spare

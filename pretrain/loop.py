@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pretrain.checkpoint import checkpoint_path, load_latest, recipe, save_checkpoint
 from pretrain.colour import BatchAugment
-from pretrain.config import PretrainConfig
+from pretrain.config import PretrainConfig, check_config
 from pretrain.crops import Crops, EpochOrder
 from pretrain.methods import Method, build_method
 from pretrain.monitors import KnnMonitor, output_std
@@ -31,6 +31,7 @@ def run(config: PretrainConfig) -> Path:
     Raises:
         UserError: bad data or settings (before the first step), or a loss that is not finite.
     """
+    check_config(config)
     device, out = pick_device(config.device), Path(config.out)
     workers = share_cores(config.workers, device)
     train = read_image_folder(config.data, "train", skip_bad=config.skip_bad)
@@ -57,6 +58,7 @@ def run(config: PretrainConfig) -> Path:
         method.load_state_dict(state["state_dict"])
         optimizer.load_state_dict(state["optimizer"])
         history, start = state["history"], state["epoch"]
+        write_monitor(out, history)  # a kill right after the checkpoint left it a line behind
         say(f"resuming {out} after epoch {start} of {config.epochs}")
     if start >= config.epochs:
         return checkpoint_path(out, start)
@@ -99,8 +101,13 @@ def run(config: PretrainConfig) -> Path:
                     "optimizer": optimizer.state_dict(),
                 },
             )
-            write_text(out / "monitor.jsonl", "".join(json.dumps(h) + "\n" for h in history))
+            write_monitor(out, history)
     return path
+
+
+def write_monitor(out: Path, history: list[dict[str, Any]]) -> None:
+    """Write ``out``/monitor.jsonl whole, one line per finished epoch."""
+    write_text(out / "monitor.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
 
 def train_epoch(
@@ -173,7 +180,7 @@ def set_lr(
     """Cosine decay stepped per epoch (facebookresearch/simsiam, main_simsiam.py), after a warm-up.
 
     The warm-up is linear and per step (paper, section 4.2: ten epochs for batches of 1,024 and
-    more). A group with ``fix_lr`` keeps ``lr`` throughout.
+    more) and for every group: one with ``fix_lr`` rises with the others, then keeps ``lr``.
     """
     warm = config.warmup_epochs
     if epoch < warm:

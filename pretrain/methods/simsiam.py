@@ -68,7 +68,7 @@ class SimSiam(nn.Module):
         return loss, z1.detach()
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups; ``fix_lr`` marks one whose learning rate stays constant (Table 1)."""
+        """Optimiser groups; ``fix_lr`` marks one whose learning rate does not decay (Table 1)."""
         encoder = [*self.backbone.parameters(), *self.projector.parameters()]
         return [
             {"params": encoder, "fix_lr": False},

@@ -1,19 +1,26 @@
 """A run as the user sees it: monitors, resume after SIGKILL bit for bit, and clear refusals."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import torch
 
-from pretrain.config import PretrainConfig, ViewsConfig
+from pretrain import VERBS
+from pretrain.config import PretrainConfig, ViewsConfig, check_config
 from pretrain.loop import run
+from siambench.config import make_config
 from siambench.errors import UserError
+
+EPOCHS = 16  # of the killed run: seconds are left when the first checkpoint is seen
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture
@@ -47,36 +54,49 @@ def _monitor(out):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
-def test_killed_and_resumed_is_bit_for_bit_the_same(config, tmp_path):
+def _last_epoch(out):
+    return max((int(p.stem[-4:]) for p in out.glob("checkpoint_*.pth")), default=0)
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_same(config, tmp_path, capfd):
+    config = replace(config, epochs=EPOCHS)
     whole = run(replace(config, out=str(tmp_path / "whole")))
     out = tmp_path / "killed"
-    arguments = ["--data", config.data, "--out", str(out), "--arch", config.arch, "--workers", "1"]
-    arguments += ["--epochs", "4", "--batch-size", "20", "--dim", "16", "--pred-dim", "4"]
-    arguments += ["--views.crop", "24", "--views.resize", "24", "--views.recolour", "0.5"]
-    arguments += [
-        "--views.rotate",
-        "5",
-        "--knn-every",
-        "2",
-        "--knn-images",
-        "40",
-        "--device",
-        "cpu",
-    ]
-    for after in (1, 3):
-        process = subprocess.Popen([sys.executable, "-m", "pretrain", *arguments])
+    flags = f"""
+        --data {config.data} --out {out} --arch {config.arch} --device cpu --workers 1
+        --epochs {EPOCHS} --batch-size 20 --dim 16 --pred-dim 4 --knn-every 2 --knn-images 40
+        --views.crop 24 --views.resize 24 --views.recolour 0.5 --views.rotate 5
+    """
+    assert "resuming" not in capfd.readouterr().err
+    done = 0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-m", "pretrain", *flags.split()])
         deadline = time.monotonic() + 120
-        while not (out / f"checkpoint_{after:04d}.pth").exists() and time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    resumed = run(replace(config, out=str(out)))  # 0 workers instead of 1
-    assert resumed.name == whole.name == "checkpoint_0004.pth"
-    a, b = _weights(whole), _weights(resumed)
+        while _last_epoch(out) == done and process.poll() is None and time.monotonic() < deadline:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        resumed = f"resuming {out} after epoch {done} of {EPOCHS}"
+        assert (resumed in capfd.readouterr().err) == (done > 0)
+        assert done < _last_epoch(out) < EPOCHS
+        done = _last_epoch(out)
+    last = run(replace(config, out=str(out)))  # 0 workers instead of 1
+    assert f"resuming {out} after epoch {done} of {EPOCHS}" in capfd.readouterr().err
+    assert last.name == whole.name == f"checkpoint_{EPOCHS:04d}.pth"
+    a, b = _weights(whole), _weights(last)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert _monitor(out) == _monitor(tmp_path / "whole")
+
+
+def test_a_monitor_file_left_behind_its_checkpoint_is_caught_up(config, tmp_path):
+    run(config)
+    monitor = tmp_path / "run/monitor.jsonl"
+    whole = monitor.read_text()
+    monitor.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    run(config)
+    assert monitor.read_text() == whole
 
 
 def test_monitor_lines_and_a_second_run_that_does_nothing(config, tmp_path):
@@ -131,6 +151,75 @@ def test_bad_input_is_one_line_before_the_first_step(config, scenes, tmp_path):
         image.unlink()
     with pytest.raises(UserError, match=r"class folder .*train/one has no images"):
         run(replace(config, data=str(copy)))
+
+
+WRONG = {
+    "epochs": [0, -1],
+    "batch_size": [1, 0],
+    "base_lr": [0.0, -0.1, NAN, INF],
+    "warmup_epochs": [-1, 4],
+    "momentum": [-0.1, 1.0, NAN],
+    "weight_decay": [-1e-4, NAN, INF],
+    "dim": [0],
+    "hidden_dim": [-1],
+    "pred_dim": [0],
+    "knn_every": [-1],
+    "knn_images": [0],
+    "seed": [-1],
+    "views.crop": [7],
+    "views.resize": [23],
+    "views.flip": [-0.1, 1.1],
+    "views.jitter_p": [80.0],
+    "views.gray": [NAN],
+    "views.blur": [1.5],
+    "views.recolour": [-1.0],
+    "views.pad": [-0.1],
+    "views.rotate": [-5.0, 181.0],
+    "views.recolour_power": [-1.0],
+    "views.tone": [-0.1],
+    "views.noise": [INF],
+    "views.scale": [(0.0, 1.0), (0.5, 0.2), (0.2, 1.1), (NAN, 1.0)],
+    "views.ratio": [(0.0, 1.0), (2.0, 1.0), (1.0, INF)],
+    "views.sigma": [(0.0, 1.0), (2.0, 0.1)],
+    "views.jitter": [(1.1, 0.4, 0.4, 0.1), (0.4, 0.4, -0.1, 0.1), (0.4, 0.4, 0.4, 0.6)],
+}
+
+
+def _with(config, flag, value):
+    if flag.startswith("views."):
+        return replace(config, views=replace(config.views, **{flag[6:]: value}))
+    return replace(config, **{flag: value})
+
+
+@pytest.mark.parametrize(("flag", "value"), [(f, v) for f, values in WRONG.items() for v in values])
+def test_a_number_that_cannot_be_meant_is_refused_by_its_flag(config, flag, value):
+    wrong = replace(_with(config, flag, value), data="nowhere")  # settings come before the data
+    with pytest.raises(UserError, match=rf"^--{re.escape(flag)} is .*; it must be "):
+        run(wrong)
+
+
+def test_numbers_at_the_edge_of_their_range_are_not_refused(config):
+    for flag, value in [
+        ("epochs", 1),
+        ("batch_size", 2),
+        ("base_lr", 1e20),
+        ("warmup_epochs", 3),
+        ("momentum", 0.0),
+        ("weight_decay", 0.0),
+        ("seed", 0),
+        ("knn_images", 1),
+        ("views.flip", 0.0),
+        ("views.recolour", 1.0),
+        ("views.rotate", 180.0),
+        ("views.scale", (1.0, 1.0)),
+        ("views.jitter", (1.0, 1.0, 1.0, 0.5)),
+    ]:
+        check_config(_with(config, flag, value))
+    unused = replace(config.views, crop=32)  # larger than resize, which the monitor alone reads
+    check_config(replace(config, knn_every=0, knn_images=0, views=unused))
+    verb = VERBS["pretrain"]
+    for preset in verb.preset_files():
+        check_config(make_config(verb, {"data": "", "preset": preset}))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config):

@@ -144,19 +144,27 @@ def test_learning_rates_follow_the_official_schedule():
     assert {r[1] for r in rates} == {0.1}
 
 
-def test_warm_up_is_linear_then_cosine():
+def test_warm_up_is_linear_then_cosine_and_for_a_fixed_rate_too():
     config = PretrainConfig(
-        data="", arch="resnet10-w16", dim=32, pred_dim=8, epochs=6, warmup_epochs=2
+        data="",
+        arch="resnet10-w16",
+        dim=32,
+        pred_dim=8,
+        epochs=6,
+        warmup_epochs=2,
+        fix_pred_lr=True,
     )
     optimizer = torch.optim.SGD(build_method(config, 10).param_groups(), 1.0)
-    rates = []
+    rates, fixed = [], []
     for epoch in range(6):
         for step in range(2):
             set_lr(optimizer, 1.0, epoch, step, 2, config)
             rates.append(optimizer.param_groups[0]["lr"])
+            fixed.append(optimizer.param_groups[1]["lr"])
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:6] == [1.0, 1.0]
     assert rates[-1] == pytest.approx(0.5 * (1 + np.cos(np.pi * 3 / 4)))
+    assert fixed == [0.25, 0.5, 0.75, 1.0] + [1.0] * 8
 
 
 def test_supervised_loss_is_cross_entropy():

@@ -158,6 +158,10 @@ def test_padding_repeats_the_edge_and_rotation_is_pillows(scenes):
     for angle in (-10.0, 10.0):
         corners = np.asarray(turn(flat, (48, 36), angle)).reshape(-1, 3)
         assert (corners == (10, 200, 90)).all()
+    flat = pad_edges(Image.new("RGB", (40, 30), (10, 200, 90)), ViewsConfig(rotate=180))
+    for angle in (45.0, 60.0, 90.0, -135.0, 180.0):
+        corners = np.asarray(turn(flat, (40, 30), angle)).reshape(-1, 3)
+        assert (corners == (10, 200, 90)).all(), angle
 
 
 def test_views_depend_on_seed_epoch_and_image_alone(scenes):

@@ -100,7 +100,7 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
     """Run all trials of a benchmark that have no valid record yet; return all records.
 
     Records are ``OUT/records/BENCHMARK-BACKBONE-KEY.json``; the scratch folder of a trial is
-    ``OUT/work/BENCHMARK-BACKBONE-KEY``.
+    ``OUT/jobs/BENCHMARK-BACKBONE-KEY``.
 
     Raises:
         UserError: the backbone, the data or the protocol is wrong; nothing was computed.
@@ -136,7 +136,7 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
                 trial=trial,
                 device=device,
                 workers=share_cores(config.workers, device),
-                folder=Path(config.out) / "work" / stem,
+                folder=Path(config.out) / "jobs" / stem,
                 key=key,
                 title=title,
             )

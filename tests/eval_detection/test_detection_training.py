@@ -255,7 +255,7 @@ def test_voc_from_the_verb_to_the_record(
             assert 0 <= record.metric(name, rule=rule) <= 100
     written = next((tmp_path / "records").glob("*.json"))
     assert read_record(written) == record
-    folder = tmp_path / "work" / written.stem
+    folder = tmp_path / "jobs" / written.stem
     assert isinstance(json.loads((folder / "predictions.json").read_text()), list)
     assert run(config)[0] == record
 
@@ -270,7 +270,7 @@ def test_coco_from_the_verb_to_the_record(
         for name in ("AP", "AP50", "AP75"):
             assert 0 <= record.metric(f"{kind}_{name}", rule="101-point") <= 100
     assert {m.split for m in record.metrics} == {"val"}
-    path = next((tmp_path / "work").glob("*/predictions.json"))
+    path = next((tmp_path / "jobs").glob("*/predictions.json"))
     results = json.loads(path.read_text())
     assert results
     assert {"image_id", "category_id", "bbox", "score", "segmentation"} == set(results[0])

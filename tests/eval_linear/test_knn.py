@@ -150,7 +150,7 @@ def test_verb_records_and_prints_the_grid(scenes, backbone_file, tmp_path, capsy
             assert record.metric("top1", k=k, T=t) == pytest.approx(wanted)
             assert f"{k:>6}{t:>8g}{wanted:8.2f}" in printed
     assert all(m.split == "val" and m.unit == "%" for m in record.metrics)
-    assert not list((tmp_path / "work").rglob("*.npy"))
+    assert not list((tmp_path / "jobs").rglob("*.npy"))
 
 
 def test_verb_refuses_more_neighbours_than_images(scenes, backbone_file, tmp_path, capsys):

@@ -49,7 +49,7 @@ def plain(record):
 
 
 def scratch(config):
-    (kept,) = Path(config.out).glob("work/svm-*/avgpool.jsonl")
+    (kept,) = Path(config.out).glob("jobs/svm-*/avgpool.jsonl")
     return kept.parent
 
 
@@ -172,7 +172,7 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
 
 def test_features_are_shared_by_the_two_modes(config, monkeypatch):
     run(config())
-    folder = Path(config().out) / "work" / "svm-features"
+    folder = Path(config().out) / "jobs" / "svm-features"
     before = sorted(p.name for p in folder.iterdir())
     assert len(before) == 2
 
@@ -187,7 +187,7 @@ def test_features_are_shared_by_the_two_modes(config, monkeypatch):
 def test_features_are_the_backbones_at_unit_length(config, backbone_file):
     asked = config()
     run(asked)
-    (path,) = Path(asked.out).glob("work/svm-features/*-test-avgpool.npy")
+    (path,) = Path(asked.out).glob("jobs/svm-features/*-test-avgpool.npy")
     x = unit_features({("test", "avgpool"): path}, "test", "avgpool")
     backbone = load_backbone(backbone_file)
     image = decode(f"{asked.data}/VOCdevkit/VOC2007/JPEGImages/test0000.jpg")

@@ -42,7 +42,7 @@ def split_sizes(images: int) -> dict[str, int]:
         "imagenet/val": share(5, 50),
         "voc2007/train": share(20, 30),
         "voc2007/val": share(20, 30),
-        "voc2007/test": share(10, 30),
+        "voc2007/test": share(15, 30),
         "voc2012/train": share(20, 30),
         "voc2012/val": share(40, 15),
         "coco/train": share(20, 20),

@@ -60,10 +60,7 @@ def run(config: ConvertConfig) -> Conversion:
         mean=mean or meta.mean,
         std=std or meta.std,
     )
-    try:
-        _write(out, config.to, state, meta)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from None
+    _write(out, config.to, state, meta)
     notes = list(report.notes)
     if meta.method == "unknown":
         notes.append("the file does not say which method made it; --method NAME does")

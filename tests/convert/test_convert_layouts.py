@@ -235,7 +235,7 @@ def test_something_else_is_named(tmp_path: Path) -> None:
         ({"out": "x.safetensors", "mean": [0.5, float("nan"), 0.5]}, "mean must be"),
         ({"out": "x.safetensors", "epochs": -1}, "epochs must not be negative"),
         ({"out": "checkpoint.pth", "to": "torchvision"}, "is the source itself"),
-        ({"out": "checkpoint.pth/x.safetensors"}, "cannot be written"),
+        ({"out": "checkpoint.pth/x.safetensors"}, "cannot write checkpoint.pth/x"),
         ({"out": "x.safetensors", "source": "gone.pth"}, "does not exist"),
         ({"out": "x.safetensors", "source": "."}, "is not a file"),
         ({"out": "x.safetensors", "source": "random:resnet51"}, "resnet51.* is unknown"),

@@ -54,8 +54,8 @@ def share_cores(workers: int, device: torch.device) -> int:
     """Split the cores between loader processes and torch's threads; return the loader processes.
 
     On a CPU every core has one owner: a quarter of the cores load unless ``workers`` says how many,
-    and torch computes on the rest. (On two cores, two compute threads beside one loader process were
-    measured ten times slower than one: threads that wait for each other lose their cores.) An
+    and torch computes on the rest: with more compute threads than free cores, those that wait for
+    each other at the end of every operation lose their cores, and a step takes many times longer. An
     OMP_NUM_THREADS in the environment is left as it is. For a GPU: one process per core, up to 8.
 
     Args:

@@ -8,6 +8,7 @@ from dataclasses import fields
 import pytest
 
 from pipeline.cli import main
+from pipeline.run import Job, do_jobs
 from pipeline.verbs import VERBS
 from siambench.config import make_config, parse_args
 from siambench.errors import UserError
@@ -133,3 +134,22 @@ def test_ctrl_c_exits_130(monkeypatch, capsys):
     monkeypatch.setattr(pretrain.loop, "run", stopped)
     assert main(["pretrain", "--data", "x"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_what_needs_a_failed_job_is_not_tried_and_the_rest_is():
+    done = []
+
+    def fail():
+        raise UserError("bad data")
+
+    jobs = [
+        Job("pretrain a", (), fail),
+        Job("convert a", ("pretrain a",), lambda: done.append("convert a")),
+        Job("knn a", ("convert a",), lambda: done.append("knn a")),
+        Job("convert b", (), lambda: done.append("convert b")),
+        Job("knn b", ("convert b",), lambda: done.append("knn b")),
+    ]
+    failed, untried = do_jobs(jobs)
+    assert list(failed) == ["pretrain a"]
+    assert untried == 2
+    assert done == ["convert b", "knn b"]

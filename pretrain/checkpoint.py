@@ -23,11 +23,11 @@ def checkpoint_path(out: Path, epoch: int) -> Path:
 def recipe(config: PretrainConfig, fingerprint: str) -> dict[str, Any]:
     """What must be equal for a run to be resumed: every setting that moves the weights, and the data."""
     plain = {k: v for k, v in asdict(config).items() if k not in RUNTIME_FIELDS}
-    return {**plain, "views": _plain(plain["views"]), "data_fingerprint": fingerprint}
+    return {**plain, "augment": _plain(plain["augment"]), "data_fingerprint": fingerprint}
 
 
-def _plain(views: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in views.items()}
+def _plain(augment: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in augment.items()}
 
 
 def save_checkpoint(out: Path, epoch: int, state: dict[str, Any]) -> Path:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.config import ViewsConfig
+from pretrain.config import AugmentConfig
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL and torchvision
 _DARK, _LIGHT = 0.2, 0.8  # ends of the grey ramp that recolouring departs from
@@ -17,7 +17,7 @@ _DARK, _LIGHT = 0.2, 0.8  # ends of the grey ramp that recolouring departs from
 class BatchAugment:
     """Colour half of a view: uint8 crops (N, 3, H, W) to floats in [0, 1] of the same shape."""
 
-    def __init__(self, config: ViewsConfig) -> None:
+    def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
     def __call__(self, crops: Tensor, generator: torch.Generator) -> Tensor:

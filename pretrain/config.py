@@ -8,7 +8,7 @@ from siambench.errors import UserError
 
 
 @dataclass
-class ViewsConfig:
+class AugmentConfig:
     """Random views of an image. The defaults are MoCo v2's, as SimSiam uses them.
 
     Args:
@@ -58,12 +58,14 @@ class PretrainConfig:
 
     Args:
         data: folder in ImageNet's layout (train/CLASS/IMAGE and val/CLASS/IMAGE).
-        out: run folder: checkpoints and monitor.jsonl.
+        out: run folder: checkpoints, monitor.jsonl and steps.jsonl.
         preset: name of the preset this started from.
         method: simsiam, or supervised (cross entropy on the class folders).
         arch: torchvision's name, with -wN for N planes in layer1 instead of 64.
         epochs: passes over the training images.
-        batch_size: images per step (two views of each).
+        batch_size: images per step (two views of each), over all processes.
+        accumulate: parts into which a step's batch is cut to save memory; each part has batch
+            statistics of its own.
         base_lr: learning rate per 256 images; the rate is base_lr * batch_size / 256.
         warmup_epochs: epochs of linear warm-up, stepped per iteration.
         momentum: of SGD.
@@ -73,14 +75,28 @@ class PretrainConfig:
         hidden_dim: hidden size of the projector; 0 for the backbone's feature size.
         pred_dim: hidden size of the predictor.
         fix_pred_lr: keep the predictor's learning rate constant after the warm-up.
-        views: the random views.
+        predictor: mlp, none (the projection itself), or fixed (an mlp that stays as initialised).
+        mlp_bn: where projector and predictor have batch norm: none; hidden (hidden layers);
+            default (and the projector's output); all (and the predictor's output).
+        stop_gradient: take the target as a constant.
+        symmetric: average the loss with the one of the views exchanged.
+        similarity: cosine, or cross_entropy of softmaxed outputs.
+        views: device (colour and blur in batches where the training runs), cpu (all in the loader
+            processes), or pil (the official pipeline: Pillow and torchvision).
+        augment: the random views.
         knn_every: epochs between kNN monitors (and at the last epoch); 0 for none.
         knn_images: most images per split that the kNN monitor looks at.
+        on_collapse: warn, or stop, when the output has collapsed.
+        collapse_steps: steps that the output's std must stay under a tenth of 1/sqrt(dim) for that.
+        log_every: steps between lines of steps.jsonl; the loss is read from the device only then.
+        checkpoint_every: steps between checkpoints within an epoch; there is one after each epoch.
+        tensorboard: write OUT/tensorboard too.
         bf16: bfloat16 autocast.
+        compile: torch.compile the method; for GPUs (minutes of compilation, no gain on a CPU).
         seed: of initialisation, order and views.
-        device: auto, cpu, cuda or cuda:N.
-        workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 8)
-            beside a GPU.
+        device: auto, cpu, cuda or cuda:N; under torchrun each process takes its own GPU.
+        workers: loader processes (of each process); -1 for a quarter of the cores on a CPU, one
+            per core (at most 8) beside a GPU.
         skip_bad: leave out images that cannot be decoded instead of refusing.
     """
 
@@ -91,6 +107,7 @@ class PretrainConfig:
     arch: str = "resnet50"
     epochs: int = 100
     batch_size: int = 512
+    accumulate: int = 1
     base_lr: float = 0.05
     warmup_epochs: int = 0
     momentum: float = 0.9
@@ -100,18 +117,45 @@ class PretrainConfig:
     hidden_dim: int = 0
     pred_dim: int = 512
     fix_pred_lr: bool = False
-    views: ViewsConfig = field(default_factory=ViewsConfig)
+    predictor: Literal["mlp", "none", "fixed"] = "mlp"
+    mlp_bn: Literal["none", "hidden", "default", "all"] = "default"
+    stop_gradient: bool = True
+    symmetric: bool = True
+    similarity: Literal["cosine", "cross_entropy"] = "cosine"
+    views: Literal["device", "cpu", "pil"] = "device"
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     knn_every: int = 1
     knn_images: int = 10_000
+    on_collapse: Literal["warn", "stop"] = "warn"
+    collapse_steps: int = 500
+    log_every: int = 20
+    checkpoint_every: int = 1000
+    tensorboard: bool = False
     bf16: bool = False
+    compile: bool = False
     seed: int = 0
     device: str = "auto"
     workers: int = -1
     skip_bad: bool = False
 
 
-# What may differ when a run is resumed: it changes where and how fast, not the weights.
-RUNTIME_FIELDS = frozenset({"data", "out", "preset", "device", "workers"})
+# What may differ when a run is resumed: it changes where, how fast and how closely watched, not the
+# weights.
+RUNTIME_FIELDS = frozenset(
+    {
+        "data",
+        "out",
+        "preset",
+        "on_collapse",
+        "collapse_steps",
+        "log_every",
+        "checkpoint_every",
+        "tensorboard",
+        "compile",
+        "device",
+        "workers",
+    }
+)
 
 
 def check_config(config: PretrainConfig) -> None:
@@ -123,6 +167,7 @@ def check_config(config: PretrainConfig) -> None:
     c = config
     _need("epochs", c.epochs, c.epochs >= 1, "at least 1")
     _need("batch_size", c.batch_size, c.batch_size >= 2, "at least 2 (batch norm)")
+    _need("accumulate", c.accumulate, c.accumulate >= 1, "at least 1")
     _need("base_lr", c.base_lr, 0 < c.base_lr < math.inf, "above 0 and finite")
     fewer = f"0 or more, and fewer than the {c.epochs} epochs"
     _need("warmup_epochs", c.warmup_epochs, 0 <= c.warmup_epochs < c.epochs, fewer)
@@ -132,31 +177,33 @@ def check_config(config: PretrainConfig) -> None:
     _need("hidden_dim", c.hidden_dim, c.hidden_dim >= 0, "at least 0")
     _need("pred_dim", c.pred_dim, c.pred_dim >= 1, "at least 1")
     _need("knn_every", c.knn_every, c.knn_every >= 0, "at least 0")
+    for name in ("log_every", "checkpoint_every", "collapse_steps"):
+        _need(name, getattr(c, name), getattr(c, name) >= 1, "at least 1")
     _need("seed", c.seed, c.seed >= 0, "at least 0")
-    _check_views(c.views)
+    _check_augment(c.augment)
     if c.knn_every:
         _need("knn_images", c.knn_images, c.knn_images >= 1, "at least 1; --knn_every 0 for none")
-        enough = f"at least --views.crop, {c.views.crop}"
-        _need("views.resize", c.views.resize, c.views.resize >= c.views.crop, enough)
+        enough = f"at least --augment.crop, {c.augment.crop}"
+        _need("augment.resize", c.augment.resize, c.augment.resize >= c.augment.crop, enough)
 
 
-def _check_views(views: ViewsConfig) -> None:
-    v = views
-    _need("views.crop", v.crop, v.crop >= 8, "at least 8")
+def _check_augment(augment: AugmentConfig) -> None:
+    v = augment
+    _need("augment.crop", v.crop, v.crop >= 8, "at least 8")
     for name in ("flip", "jitter_p", "gray", "blur", "recolour"):
         value = getattr(v, name)
-        _need(f"views.{name}", value, 0 <= value <= 1, "a probability, 0 to 1")
+        _need(f"augment.{name}", value, 0 <= value <= 1, "a probability, 0 to 1")
     for name in ("pad", "recolour_power", "tone", "noise"):
         value = getattr(v, name)
-        _need(f"views.{name}", value, 0 <= value < math.inf, "0 or more, and finite")
-    _need("views.rotate", v.rotate, 0 <= v.rotate <= 180, "0 to 180 degrees")
+        _need(f"augment.{name}", value, 0 <= value < math.inf, "0 or more, and finite")
+    _need("augment.rotate", v.rotate, 0 <= v.rotate <= 180, "0 to 180 degrees")
     for name, most in (("scale", 1.0), ("ratio", math.inf), ("sigma", math.inf)):
         low, high = getattr(v, name)
         inside = 0 < low <= high <= most and high < math.inf
         limit = "1 at most" if most == 1 else "finite"
-        _need(f"views.{name}", [low, high], inside, f"[low, high], above 0, in order and {limit}")
+        _need(f"augment.{name}", [low, high], inside, f"[low, high], above 0, in order and {limit}")
     within = all(0 <= s <= 1 for s in v.jitter[:3]) and 0 <= v.jitter[3] <= 0.5
-    _need("views.jitter", list(v.jitter), within, "0 to 1 three times, then a hue of 0 to 0.5")
+    _need("augment.jitter", list(v.jitter), within, "0 to 1 three times, then a hue of 0 to 0.5")
 
 
 def _need(flag: str, value: Any, good: bool, what: str) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from pretrain.config import ViewsConfig
+from pretrain.config import AugmentConfig
 from siambench.data.images import ImageList, decode
 
 
@@ -43,7 +43,7 @@ def crop_box(
 class Crops(Dataset[tuple[Tensor, int]]):
     """``views`` random crops of each image: uint8 (views, 3, crop, crop), and the label."""
 
-    def __init__(self, images: ImageList, config: ViewsConfig, views: int, seed: int) -> None:
+    def __init__(self, images: ImageList, config: AugmentConfig, views: int, seed: int) -> None:
         self.images, self.config, self.views, self.seed = images, config, views, seed
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ def _grown(size: tuple[int, int], pad: float) -> tuple[int, int]:
     return size[0] + 2 * round(pad * size[0]), size[1] + 2 * round(pad * size[1])
 
 
-def pad_edges(picture: Image.Image, config: ViewsConfig) -> Image.Image:
+def pad_edges(picture: Image.Image, config: AugmentConfig) -> Image.Image:
     """Grow by ``config.pad``, and by what any rotation brings in from outside: edge pixels repeated."""
     width, height = _grown(picture.size, config.pad)
     angle = math.radians(min(config.rotate, 45))  # corners reach out furthest at 45 degrees
@@ -99,21 +99,3 @@ def turn(picture: Image.Image, size: tuple[int, int], angle: float) -> Image.Ima
     left, top = picture.width / 2, picture.height / 2
     back = (cos, -sin, left - cos * x + sin * y, sin, cos, top - sin * x - cos * y)
     return picture.transform(size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
-
-
-class EpochOrder(Sampler[tuple[int, int]]):
-    """(epoch, image) in an order drawn from (seed, epoch); call :meth:`set_epoch` first."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs through."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        order = np.random.default_rng([self.seed, 0, self.epoch]).permutation(self.count)
-        return iter((self.epoch, int(i)) for i in order)

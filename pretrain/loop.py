@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 from pretrain.checkpoint import checkpoint_path, load_latest, recipe, save_checkpoint
 from pretrain.colour import BatchAugment
 from pretrain.config import PretrainConfig, check_config
-from pretrain.crops import Crops, EpochOrder
+from pretrain.crops import Crops
 from pretrain.methods import Method, build_method
 from pretrain.monitors import KnnMonitor, output_std
+from pretrain.order import EpochOrder
 from siambench.backbone import IMAGENET_MEAN, IMAGENET_STD
 from siambench.data.images import describe, read_image_folder
 from siambench.device import pick_device, seed_everything, share_cores
@@ -63,7 +64,7 @@ def run(config: PretrainConfig) -> Path:
     if start >= config.epochs:
         return checkpoint_path(out, start)
 
-    crops = Crops(train, config.views, method.views, config.seed)
+    crops = Crops(train, config.augment, method.views, config.seed)
     order = EpochOrder(len(train), config.seed)
     loader: DataLoader[Any] = DataLoader(
         crops,
@@ -126,7 +127,7 @@ def train_epoch(
         UserError: the epoch's mean loss is not finite.
     """
     method.train()
-    augment = BatchAugment(config.views)
+    augment = BatchAugment(config.augment)
     generator = torch.Generator(device)
     loss_sum, std_sum = torch.zeros((), device=device), torch.zeros((), device=device)
     steps, start = len(loader), time.monotonic()

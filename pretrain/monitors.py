@@ -46,7 +46,7 @@ class KnnMonitor:
         """Top-1 accuracy in percent of the backbone as it is now; its training mode is kept."""
         was_training = backbone.training
         backbone.eval()
-        transform = center_crop_transform(self.config.views.resize, self.config.views.crop)
+        transform = center_crop_transform(self.config.augment.resize, self.config.augment.crop)
         features, labels = [], []
         for images, chosen in zip((self.train, self.val), self.chosen, strict=True):
             files = ImageFiles([images.root / images.paths[i] for i in chosen], transform)

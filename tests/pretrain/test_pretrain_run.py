@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pretrain import VERBS
-from pretrain.config import PretrainConfig, ViewsConfig, check_config
+from pretrain.config import AugmentConfig, PretrainConfig, check_config
 from pretrain.loop import run
 from siambench.config import make_config
 from siambench.errors import UserError
@@ -33,7 +33,7 @@ def config(scenes, tmp_path):
         batch_size=20,
         dim=16,
         pred_dim=4,
-        views=ViewsConfig(crop=24, resize=24, recolour=0.5, rotate=5.0),
+        augment=AugmentConfig(crop=24, resize=24, recolour=0.5, rotate=5.0),
         knn_every=2,
         knn_images=40,
         device="cpu",
@@ -65,7 +65,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(config, tmp_path, capfd):
     flags = f"""
         --data {config.data} --out {out} --arch {config.arch} --device cpu --workers 1
         --epochs {EPOCHS} --batch-size 20 --dim 16 --pred-dim 4 --knn-every 2 --knn-images 40
-        --views.crop 24 --views.resize 24 --views.recolour 0.5 --views.rotate 5
+        --augment.crop 24 --augment.resize 24 --augment.recolour 0.5 --augment.rotate 5
     """
     assert "resuming" not in capfd.readouterr().err
     done = 0
@@ -165,29 +165,33 @@ WRONG = {
     "pred_dim": [0],
     "knn_every": [-1],
     "knn_images": [0],
+    "accumulate": [0],
+    "log_every": [0],
+    "checkpoint_every": [0],
+    "collapse_steps": [0],
     "seed": [-1],
-    "views.crop": [7],
-    "views.resize": [23],
-    "views.flip": [-0.1, 1.1],
-    "views.jitter_p": [80.0],
-    "views.gray": [NAN],
-    "views.blur": [1.5],
-    "views.recolour": [-1.0],
-    "views.pad": [-0.1],
-    "views.rotate": [-5.0, 181.0],
-    "views.recolour_power": [-1.0],
-    "views.tone": [-0.1],
-    "views.noise": [INF],
-    "views.scale": [(0.0, 1.0), (0.5, 0.2), (0.2, 1.1), (NAN, 1.0)],
-    "views.ratio": [(0.0, 1.0), (2.0, 1.0), (1.0, INF)],
-    "views.sigma": [(0.0, 1.0), (2.0, 0.1)],
-    "views.jitter": [(1.1, 0.4, 0.4, 0.1), (0.4, 0.4, -0.1, 0.1), (0.4, 0.4, 0.4, 0.6)],
+    "augment.crop": [7],
+    "augment.resize": [23],
+    "augment.flip": [-0.1, 1.1],
+    "augment.jitter_p": [80.0],
+    "augment.gray": [NAN],
+    "augment.blur": [1.5],
+    "augment.recolour": [-1.0],
+    "augment.pad": [-0.1],
+    "augment.rotate": [-5.0, 181.0],
+    "augment.recolour_power": [-1.0],
+    "augment.tone": [-0.1],
+    "augment.noise": [INF],
+    "augment.scale": [(0.0, 1.0), (0.5, 0.2), (0.2, 1.1), (NAN, 1.0)],
+    "augment.ratio": [(0.0, 1.0), (2.0, 1.0), (1.0, INF)],
+    "augment.sigma": [(0.0, 1.0), (2.0, 0.1)],
+    "augment.jitter": [(1.1, 0.4, 0.4, 0.1), (0.4, 0.4, -0.1, 0.1), (0.4, 0.4, 0.4, 0.6)],
 }
 
 
 def _with(config, flag, value):
-    if flag.startswith("views."):
-        return replace(config, views=replace(config.views, **{flag[6:]: value}))
+    if flag.startswith("augment."):
+        return replace(config, augment=replace(config.augment, **{flag[8:]: value}))
     return replace(config, **{flag: value})
 
 
@@ -208,15 +212,15 @@ def test_numbers_at_the_edge_of_their_range_are_not_refused(config):
         ("weight_decay", 0.0),
         ("seed", 0),
         ("knn_images", 1),
-        ("views.flip", 0.0),
-        ("views.recolour", 1.0),
-        ("views.rotate", 180.0),
-        ("views.scale", (1.0, 1.0)),
-        ("views.jitter", (1.0, 1.0, 1.0, 0.5)),
+        ("augment.flip", 0.0),
+        ("augment.recolour", 1.0),
+        ("augment.rotate", 180.0),
+        ("augment.scale", (1.0, 1.0)),
+        ("augment.jitter", (1.0, 1.0, 1.0, 0.5)),
     ]:
         check_config(_with(config, flag, value))
-    unused = replace(config.views, crop=32)  # larger than resize, which the monitor alone reads
-    check_config(replace(config, knn_every=0, knn_images=0, views=unused))
+    unused = replace(config.augment, crop=32)  # larger than resize, which the monitor alone reads
+    check_config(replace(config, knn_every=0, knn_images=0, augment=unused))
     verb = VERBS["pretrain"]
     for preset in verb.preset_files():
         check_config(make_config(verb, {"data": "", "preset": preset}))

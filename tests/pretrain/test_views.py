@@ -10,8 +10,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from pretrain.colour import BatchAugment, gaussian_blur, luma, shift_hue
-from pretrain.config import ViewsConfig
-from pretrain.crops import Crops, EpochOrder, crop_box, pad_edges, turn
+from pretrain.config import AugmentConfig
+from pretrain.crops import Crops, crop_box, pad_edges, turn
+from pretrain.order import EpochOrder
 from siambench.data.images import read_image_folder
 
 
@@ -62,7 +63,7 @@ def test_hue_of_grey_is_grey():
 def test_one_colour_operation_is_torchvisions_with_a_factor_in_range(which, theirs):
     strengths = [0.0, 0.0, 0.0, 0.0]
     strengths[which] = 0.4
-    config = ViewsConfig(jitter=tuple(strengths), jitter_p=1, gray=0, blur=0)
+    config = AugmentConfig(jitter=tuple(strengths), jitter_p=1, gray=0, blur=0)
     x = (_images(64) * 255).to(torch.uint8)
     y = BatchAugment(config)(x, torch.Generator().manual_seed(0))
     grid = torch.linspace(0.6, 1.4, 801)
@@ -85,13 +86,13 @@ def test_rates_of_flip_grey_jitter_and_blur(scenes):
         y = BatchAugment(config)(x, generator)
         return float(((y - x / 255).abs().amax((1, 2, 3)) > 1e-3).float().mean())
 
-    assert rate(ViewsConfig(jitter_p=0.8, gray=0, blur=0)) == pytest.approx(0.8, abs=0.03)
-    assert rate(ViewsConfig(jitter_p=0, gray=0.2, blur=0)) == pytest.approx(0.2, abs=0.03)
-    assert rate(ViewsConfig(jitter_p=0, gray=0, blur=0.5, sigma=(0.5, 0.6))) == pytest.approx(
+    assert rate(AugmentConfig(jitter_p=0.8, gray=0, blur=0)) == pytest.approx(0.8, abs=0.03)
+    assert rate(AugmentConfig(jitter_p=0, gray=0.2, blur=0)) == pytest.approx(0.2, abs=0.03)
+    assert rate(AugmentConfig(jitter_p=0, gray=0, blur=0.5, sigma=(0.5, 0.6))) == pytest.approx(
         0.5, abs=0.03
     )
     images = read_image_folder(scenes / "imagenet", "train")
-    still = ViewsConfig(crop=32, scale=(1, 1), ratio=(1, 1), flip=0.5)
+    still = AugmentConfig(crop=32, scale=(1, 1), ratio=(1, 1), flip=0.5)
     pairs = np.stack(
         [Crops(images, still, 2, 0)[(e, i)][0].numpy() for e in range(4) for i in range(100)]
     )
@@ -110,7 +111,7 @@ def test_blur_is_torchvisions(sigma):
 
 
 def test_recolouring_takes_colours_and_contrast_away():
-    config = ViewsConfig(jitter_p=0, gray=0, blur=0, recolour=1)
+    config = AugmentConfig(jitter_p=0, gray=0, blur=0, recolour=1)
     ink = _images(1)[:, :1]
     dark_red, pale_blue = torch.tensor([0.5, 0, 0]), torch.tensor([0.7, 0.8, 1])
     colours = [(dark_red, pale_blue), (torch.tensor([0.4] * 3), torch.tensor([0.6] * 3))]
@@ -122,7 +123,7 @@ def test_recolouring_takes_colours_and_contrast_away():
     torch.testing.assert_close(views[0], views[1], atol=0.03, rtol=0)
 
     def recoloured(power):
-        settings = ViewsConfig(jitter_p=0, gray=0, blur=0, recolour=1, recolour_power=power)
+        settings = AugmentConfig(jitter_p=0, gray=0, blur=0, recolour=1, recolour_power=power)
         many = (made[0] * 255).to(torch.uint8).expand(2000, -1, -1, -1)
         return BatchAugment(settings)(many, torch.Generator().manual_seed(5))
 
@@ -141,12 +142,12 @@ def test_recolouring_takes_colours_and_contrast_away():
 
 def test_padding_repeats_the_edge_and_rotation_is_pillows(scenes):
     picture = Image.open(next((scenes / "imagenet/train/two").iterdir()))
-    still = np.asarray(pad_edges(picture, ViewsConfig(pad=0.25)))
+    still = np.asarray(pad_edges(picture, AugmentConfig(pad=0.25)))
     np.testing.assert_array_equal(still[8:-8, 8:-8], np.asarray(picture))
     np.testing.assert_array_equal(still[0, 8:-8], np.asarray(picture)[0])
-    assert pad_edges(picture, ViewsConfig()) is picture
+    assert pad_edges(picture, AugmentConfig()) is picture
 
-    padded = pad_edges(picture, ViewsConfig(pad=0.25, rotate=10))
+    padded = pad_edges(picture, AugmentConfig(pad=0.25, rotate=10))
     side = picture.width * 3 // 2
     margin = (padded.width - side) // 2
     for angle in (-10.0, 3.0, 10.0):
@@ -154,11 +155,11 @@ def test_padding_repeats_the_edge_and_rotation_is_pillows(scenes):
         theirs = np.asarray(padded.rotate(angle, Image.Resampling.BILINEAR)).astype(int)
         assert np.abs(ours - theirs[margin:-margin, margin:-margin]).max() <= 1
     # Nothing from outside the padded picture comes in at any allowed angle.
-    flat = pad_edges(Image.new("RGB", (40, 30), (10, 200, 90)), ViewsConfig(pad=0.1, rotate=10))
+    flat = pad_edges(Image.new("RGB", (40, 30), (10, 200, 90)), AugmentConfig(pad=0.1, rotate=10))
     for angle in (-10.0, 10.0):
         corners = np.asarray(turn(flat, (48, 36), angle)).reshape(-1, 3)
         assert (corners == (10, 200, 90)).all()
-    flat = pad_edges(Image.new("RGB", (40, 30), (10, 200, 90)), ViewsConfig(rotate=180))
+    flat = pad_edges(Image.new("RGB", (40, 30), (10, 200, 90)), AugmentConfig(rotate=180))
     for angle in (45.0, 60.0, 90.0, -135.0, 180.0):
         corners = np.asarray(turn(flat, (40, 30), angle)).reshape(-1, 3)
         assert (corners == (10, 200, 90)).all(), angle
@@ -166,7 +167,7 @@ def test_padding_repeats_the_edge_and_rotation_is_pillows(scenes):
 
 def test_views_depend_on_seed_epoch_and_image_alone(scenes):
     images = read_image_folder(scenes / "imagenet", "train")
-    config = ViewsConfig(crop=24, rotate=10, pad=0.1)
+    config = AugmentConfig(crop=24, rotate=10, pad=0.1)
     one, two = Crops(images, config, 2, 0), Crops(images, config, 2, 0)
     later = two[(3, 7)][0]
     one[(0, 0)], one[(3, 8)]

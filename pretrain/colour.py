@@ -1,7 +1,7 @@
-"""The half of a view that happens in batches on the device: colour jitter, grey, recolouring, blur.
+"""Colour and blur of a batch of views, on the training device: float, each image by its own numbers.
 
-Every image draws its own parameters, as torchvision's transforms on single images do; the order of
-the jitter's four operations is random per image, as in torchvision's ColorJitter.
+The numbers were drawn in the loader (:mod:`pretrain.draws`). Nothing here asks the device for a value,
+so that nothing waits for it.
 """
 
 import torch
@@ -9,142 +9,118 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.config import AugmentConfig
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL and torchvision
-_DARK, _LIGHT = 0.2, 0.8  # ends of the grey ramp that recolouring departs from
+from pretrain.draws import DARK, FACTORS, GAMMA, GRAY, LIGHT, NOISE, ORDER, RECOLOUR, SIGMA
 
 
-class BatchAugment:
-    """Colour half of a view: uint8 crops (N, 3, H, W) to floats in [0, 1] of the same shape."""
+def colour_views(
+    x: Tensor, colour: Tensor, config: AugmentConfig, noise: Tensor | None = None
+) -> Tensor:
+    """Jitter, grey, recolouring and blur.
 
-    def __init__(self, config: AugmentConfig) -> None:
-        self.config = config
+    Args:
+        x: RGB (N, 3, H, W) in [0, 1].
+        colour: (N, COLUMNS), see :mod:`pretrain.draws`.
+        config: what is switched off there is left out.
+        noise: standard normal (N, 1, H, W), for recolouring with ``config.noise``.
 
-    def __call__(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment a batch; all randomness comes from ``generator``, on the crops' device."""
-        c = self.config
-        x = crops.float() / 255
-        if c.jitter_p:
-            x = torch.where(_coin(x, c.jitter_p, generator), self._jitter(x, generator), x)
-        if c.gray:
-            x = torch.where(_coin(x, c.gray, generator), luma(x).expand_as(x), x)
-        if c.recolour:
-            x = torch.where(_coin(x, c.recolour, generator), self._recolour(x, generator), x)
-        if c.blur:
-            x = gaussian_blur(x, c.blur, c.sigma, generator)
-        return x
+    Returns:
+        The shape and memory format of ``x``.
+    """
+    if config.jitter_p:
+        x = jitter(x, colour[:, FACTORS], colour[:, ORDER], hue=config.jitter[3] > 0)
+    if config.gray:
+        x = torch.where(_per_image(colour[:, GRAY]) > 0, luma(x), x)
+    if config.recolour:
+        x = torch.where(_per_image(colour[:, RECOLOUR]) > 0, _recolour(x, colour, noise), x)
+    if config.blur:
+        x = gaussian_blur(x, colour[:, SIGMA], config.sigma[1])
+    return x
 
-    def _jitter(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        brightness, contrast, saturation, hue = self.config.jitter
-        factors = [_uniform(x, 1 - s, 1 + s, generator) for s in (brightness, contrast, saturation)]
-        shift = _uniform(x, -hue, hue, generator)
-        order = torch.rand(len(x), 4, device=x.device, generator=generator).argsort(1)
-        for step in range(4):
-            now = order[:, step].view(-1, 1, 1, 1)
-            x = torch.where(now == 0, (x * factors[0]).clamp(0, 1), x)
-            grey = luma(x)
-            x = torch.where(now == 1, _blend(x, grey.mean((2, 3), keepdim=True), factors[1]), x)
-            x = torch.where(now == 2, _blend(x, grey, factors[2]), x)
-            if hue:
-                x = torch.where(now == 3, shift_hue(x, shift), x)
-        return x
 
-    def _recolour(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Stretch the brightness to [0, 1]; map 0 to a dark colour and 1 to a lighter one."""
-        c = self.config
+def jitter(x: Tensor, factors: Tensor, order: Tensor, *, hue: bool = True) -> Tensor:
+    """Brightness, contrast, saturation and hue in each image's own order, as torchvision's ColorJitter.
+
+    Each of the first three is a mixture of the pixel, its grey and the image's mean grey.
+
+    Args:
+        x: RGB (N, 3, H, W) in [0, 1].
+        factors: (N, 4) in the order above; 1, 1, 1, 0 change nothing.
+        order: (N, 4), 0 to 3: the operation of each step.
+        hue: whether any factor of the hue differs from 0.
+    """
+    factor = factors.gather(1, order.long())  # of each step
+    one, none = torch.ones_like(factor), torch.zeros_like(factor)
+    of_pixel = torch.where(order == 3, one, factor)
+    of_grey = torch.where(order == 2, 1 - factor, none)
+    of_mean = torch.where(order == 1, 1 - factor, none)
+    turn = torch.where(order == 3, factor, none)
+    for step in range(4):
         grey = luma(x)
-        low, high = grey.amin((2, 3), keepdim=True), grey.amax((2, 3), keepdim=True)
-        ink = (grey - low) / (high - low).clamp(min=1e-3)
-        if c.tone:
-            ink = ink ** torch.exp(_uniform(x, -c.tone, c.tone, generator))
-        if c.noise:
-            strength = _uniform(x, 0, c.noise, generator)
-            draws = torch.randn(ink.shape, device=x.device, generator=generator)
-            ink = ink + strength * draws
-        dark, light = _two_colours(x, generator)
-        if c.recolour_power:
-            mix = _uniform(x, 0, 1, generator) ** c.recolour_power
-            dark, light = _DARK + mix * (dark - _DARK), _LIGHT + mix * (light - _LIGHT)
-        return (dark + (light - dark) * ink).clamp(0, 1)
+        mean = grey.mean((2, 3), keepdim=True) * _per_image(of_mean[:, step])
+        x = x * _per_image(of_pixel[:, step])
+        x = (x + (grey * _per_image(of_grey[:, step]) + mean)).clamp_(0, 1)
+        if hue:
+            x = shift_hue(x, _per_image(turn[:, step]))
+    return x
+
+
+def _recolour(x: Tensor, colour: Tensor, noise: Tensor | None) -> Tensor:
+    """Stretch the brightness to [0, 1]; map 0 to a dark colour and 1 to a lighter one."""
+    grey = luma(x)
+    low, high = grey.amin((2, 3), keepdim=True), grey.amax((2, 3), keepdim=True)
+    ink = ((grey - low) / (high - low).clamp(min=1e-3)) ** _per_image(colour[:, GAMMA])
+    if noise is not None:
+        ink = ink + _per_image(colour[:, NOISE]) * noise
+    dark, light = colour[:, DARK, None, None], colour[:, LIGHT, None, None]
+    return (dark + (light - dark) * ink).clamp(0, 1)
 
 
 def luma(x: Tensor) -> Tensor:
-    """Brightness (N, 1, H, W) of RGB (N, 3, H, W), by ITU-R 601."""
-    weights = torch.tensor(_LUMA, device=x.device).view(1, 3, 1, 1)
-    return (x * weights).sum(1, keepdim=True)
+    """Brightness (N, 1, H, W) of RGB (N, 3, H, W), by ITU-R 601 as PIL and torchvision."""
+    red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of RGB (N, 3, H, W) in [0, 1] by ``shift`` (N, 1, 1, 1) of a full circle.
+def shift_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of RGB (N, 3, H, W) in [0, 1] by ``turn`` (N, 1, 1, 1) of a full circle.
 
     Value and saturation of the HSV cone stay; each channel is read off the hexagon at its own
     distance from the turned hue.
     """
     value, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = value - least
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     safe = chroma.clamp(min=1e-8)
     sextant = torch.where(
         value == red,
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    turned = sextant + 6 * shift
-    channels = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)
-    place = (channels + turned) % 6
-    return value - chroma * torch.minimum(place, 4 - place).clamp(0, 1)
+    turned = sextant + 6 * turn
+    channels = []
+    for start in (5, 3, 1):
+        place = (turned + start) % 6
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
+    return torch.cat(channels, 1)
 
 
-def gaussian_blur(
-    x: Tensor, p: float, sigma: tuple[float, float], generator: torch.Generator
-) -> Tensor:
-    """Blur each image with probability ``p`` by a Gaussian of its own standard deviation.
+def gaussian_blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
+    """Blur each image (N, C, H, W) by a Gaussian of its own ``sigma`` (N,), ``most`` at most; 0 for none.
 
-    Separable, borders reflected, cut at three times the largest standard deviation.
+    Separable, edge pixels repeated outside as Pillow does, cut at three times ``most``.
     """
     count, channels, height, width = x.shape
-    radius = min(max(1, round(3 * sigma[1])), height - 1, width - 1)
-    spread = _uniform(x, *sigma, generator).view(-1, 1)
+    radius = max(1, round(3 * most))
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-((offsets / spread) ** 2) / 2)
+    kernel = torch.exp(-((offsets / sigma.clamp(min=1e-3)[:, None]) ** 2) / 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
-    kernel = torch.where(_coin(x, p, generator).view(-1, 1), kernel, (offsets == 0).to(x.dtype))
     kernel = kernel.repeat_interleave(channels, 0).unsqueeze(1)  # (N·C, 1, taps)
     flat = x.reshape(1, count * channels, height, width)
-    flat = F.pad(flat, (radius,) * 4, mode="reflect")
+    flat = F.pad(flat, (radius,) * 4, mode="replicate")
     flat = F.conv2d(flat, kernel.unsqueeze(2), groups=count * channels)
     flat = F.conv2d(flat, kernel.unsqueeze(3), groups=count * channels)
-    return flat.view(count, channels, height, width)
+    return flat.view(count, channels, height, width).contiguous(memory_format=torch.channels_last)
 
 
-def _two_colours(
-    x: Tensor, generator: torch.Generator, contrast: float = 0.2
-) -> tuple[Tensor, Tensor]:
-    """Two random colours (N, 3, 1, 1) per image, the second lighter, by ``contrast`` if it can be.
-
-    The first of eight random pairs whose brightness differs by so much; if none does (1 image in
-    200), the pair that differs most.
-    """
-    tries = torch.rand(len(x), 8, 2, 3, device=x.device, generator=generator)
-    weights = torch.tensor(_LUMA, device=x.device)
-    excess = (tries[:, :, 1] - tries[:, :, 0]) @ weights
-    first = torch.arange(8.0, 0.0, -1.0, device=x.device)  # above any excess
-    chosen = torch.where(excess.abs() >= contrast, first, excess.abs()).argmax(1)
-    rows = torch.arange(len(x), device=x.device)
-    pair = tries[rows, chosen]
-    pair = torch.where((excess[rows, chosen] < 0).view(-1, 1, 1), pair.flip(1), pair)
-    return pair[:, 0, :, None, None], pair[:, 1, :, None, None]
-
-
-def _coin(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    return _uniform(x, 0, 1, generator) < p
-
-
-def _uniform(x: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """One number per image, (N, 1, 1, 1)."""
-    draws = torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator)
-    return low + (high - low) * draws
-
-
-def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (factor * x + (1 - factor) * other).clamp(0, 1)
+def _per_image(numbers: Tensor) -> Tensor:
+    return numbers[:, None, None, None]

@@ -180,14 +180,22 @@ def check_config(config: PretrainConfig) -> None:
     for name in ("log_every", "checkpoint_every", "collapse_steps"):
         _need(name, getattr(c, name), getattr(c, name) >= 1, "at least 1")
     _need("seed", c.seed, c.seed >= 0, "at least 0")
-    _check_augment(c.augment)
+    _check_augment(c.augment, c.views)
     if c.knn_every:
         _need("knn_images", c.knn_images, c.knn_images >= 1, "at least 1; --knn_every 0 for none")
         enough = f"at least --augment.crop, {c.augment.crop}"
         _need("augment.resize", c.augment.resize, c.augment.resize >= c.augment.crop, enough)
 
 
-def _check_augment(augment: AugmentConfig) -> None:
+# What the fixed pipelines do not have; 0 is the default of each.
+_MISSING = {
+    "device": (),
+    "cpu": ("recolour", "recolour_power", "tone", "noise"),
+    "pil": ("pad", "rotate", "recolour", "recolour_power", "tone", "noise"),
+}
+
+
+def _check_augment(augment: AugmentConfig, views: str) -> None:
     v = augment
     _need("augment.crop", v.crop, v.crop >= 8, "at least 8")
     for name in ("flip", "jitter_p", "gray", "blur", "recolour"):
@@ -204,6 +212,9 @@ def _check_augment(augment: AugmentConfig) -> None:
         _need(f"augment.{name}", [low, high], inside, f"[low, high], above 0, in order and {limit}")
     within = all(0 <= s <= 1 for s in v.jitter[:3]) and 0 <= v.jitter[3] <= 0.5
     _need("augment.jitter", list(v.jitter), within, "0 to 1 three times, then a hue of 0 to 0.5")
+    for name in _MISSING[views]:
+        only = f"0 with --views {views}, which has no {name}; or take --views device"
+        _need(f"augment.{name}", getattr(v, name), getattr(v, name) == 0, only)
 
 
 def _need(flag: str, value: Any, good: bool, what: str) -> None:

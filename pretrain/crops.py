@@ -1,19 +1,13 @@
-"""The half of a view that happens in loader processes: decode, pad, rotate, resized crop, flip.
-
-Every draw of a view comes from a generator seeded with (seed, epoch, image), so that neither the number of
-workers nor a restart changes a view.
-"""
+"""The geometry of a view, in loader processes: pad, rotate, crop, resize."""
 
 import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from pretrain.config import AugmentConfig
-from siambench.data.images import ImageList, decode
 
 
 def crop_box(
@@ -21,75 +15,50 @@ def crop_box(
     height: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-    rng: np.random.Generator,
+    tries: np.ndarray,
 ) -> tuple[int, int, int, int]:
     """A random crop as torchvision's RandomResizedCrop draws it: left, top, width, height.
 
-    Area uniform in ``scale`` (of the image's area), aspect log-uniform in ``ratio``; after ten
-    misses, the largest centre crop within ``ratio``.
+    Area uniform in ``scale`` (of the image's area), aspect log-uniform in ``ratio``; after as many
+    misses as there are ``tries`` (T, 4), uniform in [0, 1), the largest centre crop within ``ratio``.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(low, high))
+    for u in tries:
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * float(u[0]))
+        aspect = math.exp(low + (high - low) * float(u[1]))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+            return int(u[2] * (width - w + 1)), int(u[3] * (height - h + 1)), w, h
     aspect = min(max(width / height, ratio[0]), ratio[1])
     w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-class Crops(Dataset[tuple[Tensor, int]]):
-    """``views`` random crops of each image: uint8 (views, 3, crop, crop), and the label."""
-
-    def __init__(self, images: ImageList, config: AugmentConfig, views: int, seed: int) -> None:
-        self.images, self.config, self.views, self.seed = images, config, views, seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        """``key`` is (epoch, image), as :class:`EpochOrder` gives it."""
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, 1, epoch, index])
-        picture = decode(self.images.root / self.images.paths[index])
-        padded = pad_edges(picture, self.config)
-        crops = np.stack([self._crop(picture.size, padded, rng) for _ in range(self.views)])
-        return torch.from_numpy(crops).permute(0, 3, 1, 2), self.images.labels[index]
-
-    def _crop(
-        self, size: tuple[int, int], padded: Image.Image, rng: np.random.Generator
-    ) -> np.ndarray:
-        c = self.config
-        picture = padded
-        if c.rotate:
-            picture = turn(padded, _grown(size, c.pad), rng.uniform(-c.rotate, c.rotate))
-        left, top, width, height = crop_box(*picture.size, c.scale, c.ratio, rng)
-        crop = picture.resize(
-            (c.crop, c.crop),
-            Image.Resampling.BILINEAR,
-            box=(left, top, left + width, top + height),
-        )
-        pixels = np.asarray(crop)
-        return pixels[:, ::-1] if rng.random() < c.flip else pixels
+def resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    """uint8 (H, W, 3) to (side, side, 3): antialiased bilinear, within 1 level of Pillow's."""
+    # permute after unsqueeze: only so do the strides of a batch of one count as channels_last, for
+    # which torch has a path twice as fast.
+    batch = torch.from_numpy(np.ascontiguousarray(pixels)).unsqueeze(0).permute(0, 3, 1, 2)
+    small = F.interpolate(batch, (side, side), mode="bilinear", antialias=True)
+    return small.permute(0, 2, 3, 1)[0].numpy()
 
 
-def _grown(size: tuple[int, int], pad: float) -> tuple[int, int]:
+def grown(size: tuple[int, int], pad: float) -> tuple[int, int]:
     """``size`` with ``pad`` of each side added at both of its ends."""
     return size[0] + 2 * round(pad * size[0]), size[1] + 2 * round(pad * size[1])
 
 
-def pad_edges(picture: Image.Image, config: AugmentConfig) -> Image.Image:
-    """Grow by ``config.pad``, and by what any rotation brings in from outside: edge pixels repeated."""
-    width, height = _grown(picture.size, config.pad)
+def pad_edges(pixels: np.ndarray, config: AugmentConfig) -> np.ndarray:
+    """Grow (H, W, 3) by ``config.pad``, and by what a rotation brings in: edge pixels repeated."""
+    size = pixels.shape[1], pixels.shape[0]
+    width, height = grown(size, config.pad)
     angle = math.radians(min(config.rotate, 45))  # corners reach out furthest at 45 degrees
     reach = math.sin(angle) + math.cos(angle) - 1  # of a square's side, both ends together
     spare = math.ceil(max(width, height) * reach / 2) + 1 if config.rotate else 0
-    x, y = (width - picture.width) // 2 + spare, (height - picture.height) // 2 + spare
+    x, y = (width - size[0]) // 2 + spare, (height - size[1]) // 2 + spare
     if not x and not y:
-        return picture
-    return Image.fromarray(np.pad(np.asarray(picture), ((y, y), (x, x), (0, 0)), mode="edge"))
+        return pixels
+    return np.pad(pixels, ((y, y), (x, x), (0, 0)), mode="edge")
 
 
 def turn(picture: Image.Image, size: tuple[int, int], angle: float) -> Image.Image:

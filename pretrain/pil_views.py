@@ -1,0 +1,56 @@
+"""The official pipeline: Pillow and torchvision's transforms, one image at a time.
+
+facebookresearch/simsiam, main_simsiam.py (the transforms and their order) and simsiam/loader.py (the
+blur: Pillow's, its radius drawn as sigma).
+"""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision import transforms
+
+from pretrain.config import AugmentConfig
+from siambench.data.images import decode
+
+
+class RadiusBlur:
+    """Pillow's GaussianBlur with a radius uniform in ``sigma``, from Python's generator."""
+
+    def __init__(self, sigma: tuple[float, float]) -> None:
+        self.sigma = sigma
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(*self.sigma)))
+
+
+class PilViews:
+    """uint8 views (views, H, W, 3) of an image file, by the official transforms."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(config.crop, scale=config.scale, ratio=config.ratio),
+                transforms.RandomApply([transforms.ColorJitter(*config.jitter)], config.jitter_p),
+                transforms.RandomGrayscale(config.gray),
+                transforms.RandomApply([RadiusBlur(config.sigma)], config.blur),
+                transforms.RandomHorizontalFlip(config.flip),
+            ]
+        )
+
+    def __call__(self, path: Path, views: int, rng: np.random.Generator) -> Tensor:
+        """The transforms' own generators are seeded from ``rng``, and put back afterwards."""
+        picture = decode(path)
+        before = random.getstate()
+        seed = int(rng.integers(2**63))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                random.seed(seed)
+                made = [np.asarray(self.transform(picture)) for _ in range(views)]
+        finally:
+            random.setstate(before)
+        return torch.from_numpy(np.stack(made))

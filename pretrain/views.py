@@ -1,0 +1,131 @@
+"""Views of images: what a loader process makes, and what is left for the training device.
+
+Three kinds. ``device``: decode, crop and flip in the loader, colour and blur in batches where the
+training runs. ``cpu``: all in the loader. ``pil``: the official pipeline.
+"""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pretrain.colour import colour_views
+from pretrain.config import AugmentConfig
+from pretrain.crops import crop_box, grown, pad_edges, resized, turn
+from pretrain.draws import Draw, draw_views, generator
+from pretrain.pil_views import PilViews
+from pretrain.pixels import colour_pixels
+from siambench.backbone import IMAGENET_MEAN, IMAGENET_STD
+from siambench.data.images import ImageList, decode_array
+
+cv2.setNumThreads(0)  # the loader's processes are the parallelism
+
+
+class Views(Dataset[dict[str, Tensor]]):
+    """The loader's half: ``views`` random views of each image.
+
+    Args:
+        images: where to read.
+        config: the random views.
+        kind: device, cpu or pil.
+        views: per image.
+        seed: of the run; a view depends on it, the epoch and the image alone.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        config: AugmentConfig,
+        kind: Literal["device", "cpu", "pil"],
+        views: int,
+        seed: int,
+    ) -> None:
+        self.images, self.config, self.kind, self.views, self.seed = (
+            images,
+            config,
+            kind,
+            views,
+            seed,
+        )
+        self._pil = PilViews(config) if kind == "pil" else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        """The views of ``key``, (epoch, image).
+
+        Returns:
+            ``pixels`` uint8 (views, H, W, 3) and ``label`` (a scalar); for kind ``device`` also
+            ``colour`` float32 (views, COLUMNS) and, with ``config.noise``, ``noise`` float32
+            (views, H, W).
+
+        Raises:
+            UserError: the image cannot be decoded.
+        """
+        epoch, index = key
+        path = self.images.root / self.images.paths[index]
+        label = torch.tensor(self.images.labels[index])
+        rng = generator(self.seed, epoch, index)
+        if self._pil:
+            return {"pixels": self._pil(path, self.views, rng), "label": label}
+        side = self.config.crop
+        pixels = np.empty((self.views, side, side, 3), np.uint8)
+        draws = draw_views(rng, self.config, self.views)
+        whole = decode_array(path)
+        padded = pad_edges(whole, self.config)
+        for out, draw in zip(pixels, draws, strict=True):
+            view = resized(self._crop(whole, padded, draw), side)
+            if self.kind == "cpu":
+                view = colour_pixels(view, draw.colour)
+            if draw.flip:
+                cv2.flip(view, 1, dst=out)
+            else:
+                out[:] = view
+        batch = {"pixels": torch.from_numpy(pixels), "label": label}
+        if self.kind == "device":
+            batch["colour"] = torch.from_numpy(np.stack([draw.colour for draw in draws]))
+            if self.config.noise:
+                noise = rng.standard_normal(pixels.shape[:3], np.float32)
+                batch["noise"] = torch.from_numpy(noise)
+        return batch
+
+    def _crop(self, whole: np.ndarray, padded: np.ndarray, draw: Draw) -> np.ndarray:
+        c = self.config
+        picture = padded
+        if c.rotate:
+            size = grown((whole.shape[1], whole.shape[0]), c.pad)
+            picture = np.array(turn(Image.fromarray(padded), size, draw.angle))
+        height, width = picture.shape[:2]
+        left, top, w, h = crop_box(width, height, c.scale, c.ratio, draw.boxes)
+        return picture[top : top + h, left : left + w]
+
+
+def finish(batch: dict[str, Tensor], config: AugmentConfig, kind: str) -> list[Tensor]:
+    """The device's half: a collated batch of :class:`Views` to normalised views.
+
+    Deterministic, and without a synchronisation of the host with the device.
+
+    Args:
+        batch: what :meth:`Views.__getitem__` returns, with a leading dimension N.
+        config, kind: as given to :class:`Views`.
+
+    Returns:
+        Per view, float32 (N, 3, H, W), channels_last.
+    """
+    views = []
+    for v in range(batch["pixels"].shape[1]):
+        x = batch["pixels"][:, v].permute(0, 3, 1, 2)
+        x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        if kind == "device":
+            noise = batch["noise"][:, v, None] if "noise" in batch else None
+            x = colour_views(x, batch["colour"][:, v], config, noise)
+        # per channel with plain numbers: a tensor of them would have to be sent to the device
+        for channel, mean, std in zip(x.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True):
+            channel.sub_(mean).div_(std)
+        views.append(x)
+    return views

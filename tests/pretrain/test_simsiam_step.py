@@ -1,4 +1,6 @@
-"""One SimSiam step against the published equations in plain tensor operations."""
+"""One SimSiam step, whatever the switches, against the published equations in plain tensors."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,76 +9,151 @@ import torch
 from pretrain.config import PretrainConfig
 from pretrain.loop import set_lr
 from pretrain.methods import build_method
-from pretrain.methods.simsiam import SimSiam, negative_cosine
+from pretrain.methods.simsiam import SimSiam
 from pretrain.monitors import output_std
 from siambench.resnet import build_resnet
 
-CONFIG = PretrainConfig(data="", arch="resnet10-w16", dim=32, pred_dim=8, weight_decay=1e-2)
+CONFIG = PretrainConfig(data="", arch="resnet10-w8", dim=32, pred_dim=8)
+LR, MOMENTUM, DECAY = 0.1, 0.9, 1e-2
+CLOSE = {"atol": 1e-10, "rtol": 1e-7}
+CONV_STATS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def _bn(x, weight=None, bias=None):
-    """Batch normalisation with batch statistics, from its definition."""
-    y = (x - x.mean(0)) / torch.sqrt(x.var(0, unbiased=False) + 1e-5)
-    return y if weight is None else y * weight + bias
+class Restated:
+    """Algorithm 1 in tensor operations on a state dict (float64); only the ResNet is a module.
 
+    Attributes:
+        tensors: name to parameter (with a gradient) or buffer, under the method's names.
+    """
 
-def _projector(h, s):
-    for i in (0, 3):
-        h = _bn(
-            h @ s[f"projector.{i}.weight"].T,
-            s[f"projector.{i + 1}.weight"],
-            s[f"projector.{i + 1}.bias"],
+    def __init__(self, config, state):
+        self.config = config
+        self.net = build_resnet(config.arch).double()
+        self.tensors = {
+            k: v.clone() if k.endswith(CONV_STATS) else v.clone().requires_grad_()
+            for k, v in state.items()
+        }
+
+    def norm(self, x, name):
+        """Batch normalisation from its definition; the running statistics with momentum 0.1."""
+        t, n = self.tensors, len(x)
+        mean, var = x.mean(0), ((x - x.mean(0)) ** 2).mean(0)
+        t[f"{name}.running_mean"] = 0.9 * t[f"{name}.running_mean"] + 0.1 * mean.detach()
+        t[f"{name}.running_var"] = 0.9 * t[f"{name}.running_var"] + 0.1 * var.detach() * n / (n - 1)
+        t[f"{name}.num_batches_tracked"] = t[f"{name}.num_batches_tracked"] + 1
+        y = (x - mean) / torch.sqrt(var + 1e-5)
+        if f"{name}.weight" in t:
+            y = y * t[f"{name}.weight"] + t[f"{name}.bias"]
+        return y
+
+    def mlp(self, x, head, layers, hidden_bn, output_bn):
+        """fc, (BN), ReLU, ..., fc, (BN), numbered as they come."""
+        number = 0
+        for layer in range(layers):
+            hidden = layer + 1 < layers
+            x = x @ self.tensors[f"{head}.{number}.weight"].T
+            number += 1
+            if hidden_bn if hidden else output_bn:
+                x = self.norm(x, f"{head}.{number}")
+                number += 1
+            else:
+                x = x + self.tensors[f"{head}.{number - 1}.bias"]
+            if hidden:
+                x = torch.where(x > 0, x, 0.0)
+                number += 1
+        return x
+
+    def z(self, x):
+        prefix = "backbone."
+        state = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+        h = torch.func.functional_call(self.net, state, (x,))  # writes into the running statistics
+        bn = self.config.mlp_bn
+        return self.mlp(h, "projector", 3, bn != "none", bn in ("default", "all"))
+
+    def p(self, z):
+        if self.config.predictor == "none":
+            return z
+        return self.mlp(
+            z, "predictor", 2, self.config.mlp_bn != "none", self.config.mlp_bn == "all"
         )
-        h = h.clamp(min=0)
-    return _bn(h @ s["projector.6.weight"].T)
+
+    def distance(self, p, z):
+        if self.config.stop_gradient:
+            z = z.detach()
+        if self.config.similarity == "cross_entropy":
+            q, r = z.exp() / z.exp().sum(1, keepdim=True), p.exp() / p.exp().sum(1, keepdim=True)
+            return -(q * r.log()).sum(1).mean()
+        return -((p * z).sum(1) / (p.norm(dim=1) * z.norm(dim=1))).mean()
+
+    def loss(self, x1, x2):
+        z1, z2 = self.z(x1), self.z(x2)
+        p1 = self.p(z1)
+        if not self.config.symmetric:
+            return self.distance(p1, z2), z1
+        p2 = self.p(z2)
+        return (self.distance(p1, z2) + self.distance(p2, z1)) / 2, z1
 
 
-def _predictor(z, s):
-    h = _bn(z @ s["predictor.0.weight"].T, s["predictor.1.weight"], s["predictor.1.bias"])
-    return h.clamp(min=0) @ s["predictor.3.weight"].T + s["predictor.3.bias"]
+SWITCHES = {
+    "default": {},
+    "no stop-gradient": {"stop_gradient": False},
+    "no predictor": {"predictor": "none"},
+    "no predictor, no stop-gradient": {"predictor": "none", "stop_gradient": False},
+    "fixed predictor": {"predictor": "fixed"},
+    "bn none": {"mlp_bn": "none"},
+    "bn hidden": {"mlp_bn": "hidden"},
+    "bn all": {"mlp_bn": "all"},
+    "asymmetric": {"symmetric": False},
+    "asymmetric, no stop-gradient": {"symmetric": False, "stop_gradient": False},
+    "asymmetric, no predictor": {"symmetric": False, "predictor": "none"},
+    "cross entropy": {"similarity": "cross_entropy"},
+    "cross entropy, no stop-gradient": {"similarity": "cross_entropy", "stop_gradient": False},
+    "fixed, bn all, asymmetric": {"predictor": "fixed", "mlp_bn": "all", "symmetric": False},
+    "another size": {"dim": 24, "hidden_dim": 40, "pred_dim": 6},
+}
 
 
-def _cosine(p, z):
-    return (p * z).sum(1) / (p.norm(dim=1) * z.norm(dim=1))
-
-
-def test_a_step_equals_the_published_equations():
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+def test_two_steps_equal_the_published_equations(switches):
+    """Loss, output, every gradient, parameter, momentum and running statistic, step by step."""
+    config = replace(CONFIG, **switches)
     torch.manual_seed(0)
-    method = build_method(CONFIG, 10).double()
-    images = torch.randn(2, 8, 3, 32, 32, dtype=torch.float64)
-    start = {k: v.clone() for k, v in method.state_dict().items()}
+    method = build_method(config, 10).double()
+    # what starts at zero or one would hide a missing term
+    for parameter in method.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    optimizer = torch.optim.SGD(method.param_groups(), LR, momentum=MOMENTUM, weight_decay=DECAY)
+    ref = Restated(config, method.state_dict())
+    velocity = {}
+    for _ in range(2):
+        x1, x2 = torch.randn(2, 6, 3, 32, 32, dtype=torch.float64)
+        expected, z1 = ref.loss(x1, x2)
+        expected.backward()
+        loss, z = method([x1, x2], torch.zeros(6))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
-    # The reference: Algorithm 1 with stop-gradient, then SGD with weight decay on every parameter.
-    s = {k: v.clone().requires_grad_(v.is_floating_point()) for k, v in start.items()}
-    net = build_resnet(CONFIG.arch, zero_init_residual=True).double()
-    names = [k for k in start if k.startswith("backbone.")]
-    h = [
-        torch.func.functional_call(
-            net,
-            {
-                k[9:]: s[k] if "running" not in k and "num" not in k else start[k].clone()
-                for k in names
-            },
-            (x,),
-        )
-        for x in images
-    ]
-    z = [_projector(x, s) for x in h]
-    p = [_predictor(x, s) for x in z]
-    loss = -(_cosine(p[0], z[1].detach()).mean() + _cosine(p[1], z[0].detach()).mean()) / 2
-    loss.backward()
-
-    ours, z1 = method([images[0], images[1]], torch.zeros(8))
-    optimizer = torch.optim.SGD(method.param_groups(), 0.1, momentum=0.9, weight_decay=1e-2)
-    ours.backward()
-    torch.testing.assert_close(ours, loss)
-    torch.testing.assert_close(z1, z[0].detach())
-    for name, parameter in method.named_parameters():
-        torch.testing.assert_close(parameter.grad, s[name].grad, atol=1e-10, rtol=1e-7, msg=name)
-    optimizer.step()
-    for name, parameter in method.named_parameters():
-        expected = start[name] - 0.1 * (s[name].grad + 1e-2 * start[name])
-        torch.testing.assert_close(parameter.data, expected, atol=1e-10, rtol=1e-7, msg=name)
+        torch.testing.assert_close(loss, expected, **CLOSE)
+        torch.testing.assert_close(z, z1.detach(), **CLOSE)
+        for name, parameter in method.named_parameters():
+            theirs = ref.tensors[name]
+            if name.startswith("predictor.") and config.predictor == "fixed":
+                assert parameter.grad is None
+                assert torch.equal(parameter, theirs)
+                continue
+            torch.testing.assert_close(parameter.grad, theirs.grad, **CLOSE, msg=name)
+            step = theirs.grad + DECAY * theirs.detach()
+            velocity[name] = MOMENTUM * velocity.get(name, torch.zeros_like(step)) + step
+            ref.tensors[name] = (theirs.detach() - LR * velocity[name]).requires_grad_()
+            torch.testing.assert_close(parameter, ref.tensors[name], **CLOSE, msg=name)
+            momentum = optimizer.state[parameter]["momentum_buffer"]
+            torch.testing.assert_close(momentum, velocity[name], **CLOSE, msg=name)
+        assert dict(method.named_buffers()).keys() == {
+            k for k in ref.tensors if k.endswith(CONV_STATS)
+        }
+        for name, buffer in method.named_buffers():
+            torch.testing.assert_close(buffer, ref.tensors[name], **CLOSE, msg=name)
 
 
 def test_each_view_has_its_own_batch_statistics():
@@ -91,23 +168,34 @@ def test_each_view_has_its_own_batch_statistics():
         net(a)
         net(b + 3)
     torch.testing.assert_close(running, net.bn1.running_mean)
+    assert method.backbone.bn1.num_batches_tracked == 2
 
 
-def test_no_gradient_through_the_target():
-    p, z = torch.randn(2, 4, 8, requires_grad=True)
-    p, z = p.detach().requires_grad_(), z.detach().requires_grad_()
-    negative_cosine(p, z).backward()
-    assert p.grad is not None
-    assert z.grad is None
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_no_gradient_through_the_target(symmetric):
+    """Each loss reaches the pixels of the views that it predicts from, and no others."""
+    method = build_method(replace(CONFIG, symmetric=symmetric), 10)
+    views = [torch.randn(4, 3, 32, 32, requires_grad=True) for _ in range(2)]
+    method(views, torch.zeros(4))[0].backward()
+    assert views[0].grad.abs().max() > 0
+    assert (views[1].grad is not None) == symmetric
+
+
+def test_a_view_that_needs_no_gradient_still_counts_in_the_running_statistics():
+    method = build_method(replace(CONFIG, symmetric=False), 10)
+    method(list(torch.randn(2, 4, 3, 32, 32)), torch.zeros(4))
+    assert method.projector[1].num_batches_tracked == 2
+    assert method.predictor[1].num_batches_tracked == 1
+
+
+def _head_shapes(**switches):
+    with torch.device("meta"):
+        method = SimSiam(PretrainConfig(data="", **switches), 1000)
+    return {k: tuple(v.shape) for k, v in method.named_parameters() if not k.startswith("backbone")}
 
 
 def test_shapes_are_the_papers():
-    with torch.device("meta"):
-        method = SimSiam(PretrainConfig(data=""), 1000)
-    shapes = {
-        k: tuple(v.shape) for k, v in method.named_parameters() if not k.startswith("backbone")
-    }
-    assert shapes == {
+    assert _head_shapes() == {
         "projector.0.weight": (2048, 2048),
         "projector.1.weight": (2048,),
         "projector.1.bias": (2048,),
@@ -123,6 +211,51 @@ def test_shapes_are_the_papers():
     }
 
 
+@pytest.mark.parametrize(
+    ("mlp_bn", "projector", "predictor"),
+    [
+        ("none", ["fc+b", "relu", "fc+b", "relu", "fc+b"], ["fc+b", "relu", "fc+b"]),
+        ("hidden", ["fc", "bn", "relu", "fc", "bn", "relu", "fc+b"], ["fc", "bn", "relu", "fc+b"]),
+        (
+            "all",
+            ["fc", "bn", "relu", "fc", "bn", "relu", "fc", "bn-affine"],
+            ["fc", "bn", "relu", "fc", "bn"],
+        ),
+    ],
+)
+def test_batch_norm_stands_where_table_3_has_it(mlp_bn, projector, predictor):
+    """A fc has a bias exactly where no batch norm follows it."""
+    method = build_method(replace(CONFIG, mlp_bn=mlp_bn), 10)
+
+    def kinds(head):
+        for module in head:
+            if isinstance(module, torch.nn.Linear):
+                yield "fc" if module.bias is None else "fc+b"
+            elif isinstance(module, torch.nn.BatchNorm1d):
+                yield "bn" if module.affine else "bn-affine"
+            else:
+                yield type(module).__name__.lower()
+
+    assert list(kinds(method.projector)) == projector
+    assert list(kinds(method.predictor)) == predictor
+
+
+@pytest.mark.parametrize(
+    ("switches", "groups"),
+    [
+        ({}, [False, False]),
+        ({"fix_pred_lr": True}, [False, True]),
+        ({"fix_pred_lr": True, "predictor": "none"}, [False]),
+        ({"fix_pred_lr": True, "predictor": "fixed"}, [False]),
+    ],
+)
+def test_only_a_trained_predictor_has_a_learning_rate_of_its_own(switches, groups):
+    method = build_method(replace(CONFIG, **switches), 10)
+    assert [group["fix_lr"] for group in method.param_groups()] == groups
+    given = [id(p) for group in method.param_groups() for p in group["params"]]
+    assert sorted(given) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+
+
 def test_std_monitor():
     gaussian = torch.randn(20000, 64, generator=torch.Generator().manual_seed(0))
     assert output_std(gaussian).item() == pytest.approx(64**-0.5, rel=0.01)
@@ -130,9 +263,7 @@ def test_std_monitor():
 
 
 def test_learning_rates_follow_the_official_schedule():
-    config = PretrainConfig(
-        data="", arch="resnet10-w16", dim=32, pred_dim=8, epochs=10, fix_pred_lr=True
-    )
+    config = replace(CONFIG, epochs=10, fix_pred_lr=True)
     optimizer = torch.optim.SGD(build_method(config, 10).param_groups(), 0.1)
     rates = []
     for epoch in range(10):
@@ -145,15 +276,7 @@ def test_learning_rates_follow_the_official_schedule():
 
 
 def test_warm_up_is_linear_then_cosine_and_for_a_fixed_rate_too():
-    config = PretrainConfig(
-        data="",
-        arch="resnet10-w16",
-        dim=32,
-        pred_dim=8,
-        epochs=6,
-        warmup_epochs=2,
-        fix_pred_lr=True,
-    )
+    config = replace(CONFIG, epochs=6, warmup_epochs=2, fix_pred_lr=True)
     optimizer = torch.optim.SGD(build_method(config, 10).param_groups(), 1.0)
     rates, fixed = [], []
     for epoch in range(6):

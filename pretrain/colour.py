@@ -26,8 +26,10 @@ def colour_views(
     Returns:
         The shape and memory format of ``x``.
     """
-    if config.jitter_p:
-        x = jitter(x, colour[:, FACTORS], colour[:, ORDER], hue=config.jitter[3] > 0)
+    if config.jitter_p and x.device.type == "cpu":
+        x = jitter_each(x, colour[:, FACTORS], colour[:, ORDER])
+    elif config.jitter_p:
+        x = jitter_batch(x, colour[:, FACTORS], colour[:, ORDER], hue=config.jitter[3] > 0)
     if config.gray:
         x = torch.where(_per_image(colour[:, GRAY]) > 0, luma(x), x)
     if config.recolour:
@@ -37,7 +39,7 @@ def colour_views(
     return x
 
 
-def jitter(x: Tensor, factors: Tensor, order: Tensor, *, hue: bool = True) -> Tensor:
+def jitter_batch(x: Tensor, factors: Tensor, order: Tensor, *, hue: bool = True) -> Tensor:
     """Brightness, contrast, saturation and hue in each image's own order, as torchvision's ColorJitter.
 
     Each of the first three is a mixture of the pixel, its grey and the image's mean grey.
@@ -58,10 +60,30 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor, *, hue: bool = True) -> Te
         grey = luma(x)
         mean = grey.mean((2, 3), keepdim=True) * _per_image(of_mean[:, step])
         x = x * _per_image(of_pixel[:, step])
-        x = (x + (grey * _per_image(of_grey[:, step]) + mean)).clamp_(0, 1)
+        x = (x + (grey * _per_image(of_grey[:, step]) + mean)).clamp(0, 1)
         if hue:
             x = shift_hue(x, _per_image(turn[:, step]))
     return x
+
+
+def jitter_each(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """The same, one image after the other and only what was drawn: for a CPU, which has no one to wait for."""
+    images = []
+    for now, numbers, steps in zip(
+        torch.split(x, 1), factors.tolist(), order.tolist(), strict=True
+    ):
+        for step in map(int, steps):
+            factor = numbers[step]
+            if step == 3 and factor:
+                now = shift_hue(now, factor)
+            elif step < 3 and factor != 1:
+                mixed = now * factor
+                if step:
+                    grey = luma(now)
+                    mixed += (1 - factor) * (grey.mean() if step == 1 else grey)
+                now = mixed.clamp_(0, 1)
+        images.append(now)
+    return torch.cat(images)
 
 
 def _recolour(x: Tensor, colour: Tensor, noise: Tensor | None) -> Tensor:
@@ -81,7 +103,7 @@ def luma(x: Tensor) -> Tensor:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def shift_hue(x: Tensor, turn: Tensor) -> Tensor:
+def shift_hue(x: Tensor, turn: Tensor | float) -> Tensor:
     """Turn the hue of RGB (N, 3, H, W) in [0, 1] by ``turn`` (N, 1, 1, 1) of a full circle.
 
     Value and saturation of the HSV cone stay; each channel is read off the hexagon at its own
@@ -97,11 +119,13 @@ def shift_hue(x: Tensor, turn: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     turned = sextant + 6 * turn
-    channels = []
-    for start in (5, 3, 1):
-        place = (turned + start) % 6
-        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
-    return torch.cat(channels, 1)
+    turned = turned - 6 * (turned / 6).floor()
+    shares = (
+        (turned - 3).abs() - 1,
+        2 - (turned - 2).abs(),
+        2 - (turned - 4).abs(),
+    )
+    return torch.cat(shares, 1).clamp(0, 1) * chroma + least
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:

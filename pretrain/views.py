@@ -117,15 +117,19 @@ def finish(batch: dict[str, Tensor], config: AugmentConfig, kind: str) -> list[T
     Returns:
         Per view, float32 (N, 3, H, W), channels_last.
     """
+    pixels = batch["pixels"]
+    mean, std = (_filled(numbers, pixels.device) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     views = []
-    for v in range(batch["pixels"].shape[1]):
-        x = batch["pixels"][:, v].permute(0, 3, 1, 2)
+    for v in range(pixels.shape[1]):
+        x = pixels[:, v].permute(0, 3, 1, 2)
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if kind == "device":
             noise = batch["noise"][:, v, None] if "noise" in batch else None
             x = colour_views(x, batch["colour"][:, v], config, noise)
-        # per channel with plain numbers: a tensor of them would have to be sent to the device
-        for channel, mean, std in zip(x.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True):
-            channel.sub_(mean).div_(std)
-        views.append(x)
+        views.append(((x - mean) / std).contiguous(memory_format=torch.channels_last))
     return views
+
+
+def _filled(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1), written by the device itself: sent there, they would make the host wait."""
+    return torch.cat([torch.full((1, 1, 1, 1), n, device=device) for n in numbers], 1)

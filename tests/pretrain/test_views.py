@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
@@ -232,12 +232,30 @@ def test_views_depend_on_seed_epoch_and_image_alone(photographs, kind):
     assert not torch.equal(later["pixels"][0], later["pixels"][1])
     others = one[(4, 7)], Views(photographs, config, kind, 2, 1)[(3, 7)]
     assert not any(torch.equal(other["pixels"], later["pixels"]) for other in others)
+    # not on the loader's processes
+    keys = [(3, i) for i in (7, 2, 5, 0)]
+    for loaded in DataLoader(one, 4, sampler=keys, num_workers=2):
+        for name, expected in default_collate([one[key] for key in keys]).items():
+            assert torch.equal(loaded[name], expected)
     # neither on the batch nor on the place in it
     batch = [one[(3, i)] for i in (2, 7, 5)]
     alone = finish(default_collate([again]), config, kind)
     among = finish(default_collate(batch), config, kind)
     for a, b in zip(alone, among, strict=True):
         torch.testing.assert_close(a[0], b[1], atol=1e-6, rtol=1e-5)
+
+
+def test_the_devices_half_asks_the_device_for_nothing(photographs):
+    """Tensors on "meta" have no values: whatever needs one raises."""
+    everything = AugmentConfig(crop=24, recolour=1, recolour_power=2, tone=0.3, noise=0.1)
+    for kind, config in (("device", everything), ("device", OFFICIAL), ("cpu", OFFICIAL)):
+        views = Views(photographs, config, kind, 2, 0)
+        batch = default_collate([views[(0, i)] for i in range(4)])
+        made = finish({name: t.to("meta") for name, t in batch.items()}, config, kind)
+        for view in made:
+            assert view.shape == (4, 3, config.crop, config.crop)
+            assert view.is_contiguous(memory_format=torch.channels_last)
+            assert view.dtype == torch.float32
 
 
 def test_padding_repeats_the_edge_and_rotation_is_pillows(scenes):

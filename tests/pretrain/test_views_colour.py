@@ -9,7 +9,14 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2 import functional as TF
 
 from pretrain import pixels
-from pretrain.colour import colour_views, gaussian_blur, luma, shift_hue
+from pretrain.colour import (
+    colour_views,
+    gaussian_blur,
+    jitter_batch,
+    jitter_each,
+    luma,
+    shift_hue,
+)
 from pretrain.config import AugmentConfig
 from pretrain.draws import COLUMNS, FACTORS, GAMMA, GRAY, ORDER, RECOLOUR, draw_views, generator
 
@@ -33,28 +40,39 @@ def _photo():
     return np.asarray(Image.fromarray(load_sample_images().images[1]).resize((96, 96)))
 
 
+@pytest.mark.parametrize("jitter", [jitter_batch, jitter_each])
 @pytest.mark.parametrize("which", range(4))
-def test_each_operation_of_a_batch_is_torchvisions(which):
+def test_each_operation_is_torchvisions(jitter, which):
     factors = torch.tensor([-0.1, -0.04, 0.05, 0.1] if which == 3 else [0.6, 0.9, 1.1, 1.4])
     colour = _plain(4)
     colour[:, which] = factors
     x = _images()
-    ours = colour_views(x, colour, AugmentConfig(gray=0, blur=0))
+    ours = jitter(x, colour[:, FACTORS], colour[:, ORDER])
     for before, after, factor in zip(x, ours, factors, strict=True):
         torch.testing.assert_close(after, STEPS[which](before, float(factor)), atol=2e-3, rtol=0)
 
 
-def test_each_image_of_a_batch_has_its_own_operations_in_its_own_order():
-    c = AugmentConfig(blur=0)
+@pytest.mark.parametrize("jitter", [jitter_batch, jitter_each])
+def test_each_image_has_its_own_operations_in_its_own_order(jitter):
+    c = AugmentConfig()
     colour = np.stack([draw_views(generator(0, 0, i), c, 1)[0].colour for i in range(64)])
     x = _images(64, 16)
-    ours = colour_views(x, torch.from_numpy(colour), c)
-    for before, after, numbers in zip(x, ours, colour, strict=True):
-        for step in numbers[ORDER].astype(int):
-            before = STEPS[step](before, float(numbers[FACTORS][step]))
-        if numbers[GRAY]:
-            before = TF.rgb_to_grayscale(before, 3)
+    numbers = torch.from_numpy(colour)
+    ours = jitter(x, numbers[:, FACTORS], numbers[:, ORDER])
+    torch.testing.assert_close(x, _images(64, 16), atol=0, rtol=0)
+    for before, after, row in zip(x, ours, colour, strict=True):
+        for step in row[ORDER].astype(int):
+            before = STEPS[step](before, float(row[FACTORS][step]))
         torch.testing.assert_close(after, before, atol=2e-3, rtol=0)
+
+
+def test_grey_is_torchvisions_and_only_where_drawn():
+    colour = _plain(4)
+    colour[1, GRAY] = 1
+    x = _images()
+    ours = colour_views(x, colour, AugmentConfig(blur=0))
+    torch.testing.assert_close(ours[1], TF.rgb_to_grayscale(x[1], 3), atol=2e-3, rtol=0)
+    assert torch.equal(ours[[0, 2, 3]], x[[0, 2, 3]])
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.05, 0.3])

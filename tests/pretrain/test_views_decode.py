@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -54,6 +55,14 @@ def test_usual_jpegs_are_decoded_fast_and_bit_equal(tmp_path, photo, slow, optio
     assert ours.dtype == np.uint8
     assert ours.flags.writeable
     assert not slow
+
+
+@pytest.mark.parametrize("subsampling", ["440", "411"])
+def test_rare_subsamplings_are_bit_equal_too(tmp_path, photo, subsampling):
+    path = tmp_path / "a.jpg"
+    pixels = np.array(photo)
+    path.write_bytes(simplejpeg.encode_jpeg(pixels, 85, colorsubsampling=subsampling))
+    np.testing.assert_array_equal(decode_array(path), np.asarray(decode(path)))
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))

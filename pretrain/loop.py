@@ -1,173 +1,103 @@
-"""The pre-training loop: epochs of steps, a checkpoint and a monitor line after each epoch."""
+"""The pre-training loop, as the paper's Algorithm 1."""
 
-import json
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
-from pretrain.checkpoint import checkpoint_path, load_latest, recipe, save_checkpoint
-from pretrain.colour import BatchAugment
+from pretrain.checkpoint import checkpoint_path
 from pretrain.config import PretrainConfig, check_config
-from pretrain.crops import Crops
-from pretrain.methods import Method, build_method
-from pretrain.monitors import KnnMonitor, output_std
-from pretrain.order import EpochOrder
-from siambench.backbone import IMAGENET_MEAN, IMAGENET_STD
-from siambench.data.images import describe, read_image_folder
-from siambench.device import pick_device, seed_everything, share_cores
+from pretrain.monitors import output_std
+from pretrain.run import Run, lay_out
+from pretrain.signals import stop_requests
+from pretrain.watch import check_tensorboard
+from siambench.distributed import join
 from siambench.errors import UserError
-from siambench.features import standardise
-from siambench.files import write_text
-from siambench.progress import Bar, bar, say
+from siambench.progress import bar, say
 
 
 def run(config: PretrainConfig) -> Path:
     """Pre-train, or go on with what ``config.out`` holds; return the last checkpoint's path.
 
+    Alone, or in the processes that torchrun started. SIGTERM, SIGUSR1 and Ctrl-C end the step, save
+    and raise KeyboardInterrupt.
+
     Raises:
-        UserError: bad data or settings (before the first step), or a loss that is not finite.
+        UserError: bad data or settings (before the first step), a loss that is not finite, a
+            collapse under ``on_collapse="stop"``, or another process of the run that is lost.
     """
     check_config(config)
-    device, out = pick_device(config.device), Path(config.out)
-    workers = share_cores(config.workers, device)
-    train = read_image_folder(config.data, "train", skip_bad=config.skip_bad)
-    splits = {"train": train}
-    if config.knn_every:
-        splits["val"] = read_image_folder(
-            config.data, "val", skip_bad=config.skip_bad, classes=train.classes
-        )
-    if config.batch_size > len(train):
-        raise UserError(
-            f"batch_size {config.batch_size} is larger than the {len(train)} training images of "
-            f"{config.data}; lower --batch_size"
-        )
-    seed_everything(config.seed)
-    method = build_method(config, len(train.classes)).to(device, memory_format=torch.channels_last)
-    lr = config.base_lr * config.batch_size / 256
-    optimizer = torch.optim.SGD(
-        method.param_groups(), lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    wanted = recipe(config, describe(config.data, splits).fingerprint)
-    history: list[dict[str, Any]] = []
-    start = 0
-    if (state := load_latest(out, wanted)) is not None:
-        method.load_state_dict(state["state_dict"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, start = state["history"], state["epoch"]
-        write_monitor(out, history)  # a kill right after the checkpoint left it a line behind
-        say(f"resuming {out} after epoch {start} of {config.epochs}")
-    if start >= config.epochs:
-        return checkpoint_path(out, start)
+    check_tensorboard(config)
+    with join(config.device) as world:
+        run = lay_out(config, world)
+        start, clock = run.step, time.monotonic()
+        if start == run.total and not (run.knn and run.knn.at_work):
+            return checkpoint_path(Path(config.out), config.epochs)
+        run.watch.open(start)
+        try:
+            path = train(run)
+        finally:
+            run.watch.close()
+        say(summary(run, path, run.step - start, time.monotonic() - clock))
+        return path
 
-    crops = Crops(train, config.augment, method.views, config.seed)
-    order = EpochOrder(len(train), config.seed)
-    loader: DataLoader[Any] = DataLoader(
-        crops,
-        config.batch_size,
-        sampler=order,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-    )
-    knn = KnnMonitor(train, splits["val"], config, device) if config.knn_every else None
-    steps = len(loader)
-    say(
-        f"{config.method} {config.arch}: {len(train)} images, batch {config.batch_size}, learning "
-        f"rate {config.base_lr} x {config.batch_size}/256 = {lr:g}, {config.epochs} epochs of "
-        f"{steps} steps on {device}"
-    )
-    with bar(f"pretrain {config.method}", config.epochs * steps, start * steps) as progress:
-        for epoch in range(start, config.epochs):
-            order.set_epoch(epoch)
-            line = train_epoch(method, optimizer, loader, epoch, lr, config, device, progress)
-            last = epoch + 1 == config.epochs
-            if knn and (last or (epoch + 1) % config.knn_every == 0):
-                line["knn_top1"] = knn(method.backbone, workers)
-            history.append(line)
-            path = save_checkpoint(
-                out,
-                epoch + 1,
-                {
-                    "method": method.label,
-                    "arch": config.arch,
-                    "recipe": wanted,
-                    "history": history,
-                    "state_dict": method.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
-            write_monitor(out, history)
+
+def train(run: Run) -> Path:
+    """Algorithm 1: views, outputs, loss, gradients, update; until ``run.total`` steps are done.
+
+    The loop never waits for the device, except where a line or a checkpoint is due.
+    """
+    config, optimizer, watch = run.config, run.optimizer, run.watch
+    model = run.world.parallel(run.method, static=config.accumulate == 1)
+    model.train()
+    path = checkpoint_path(Path(config.out), *divmod(run.step, run.steps))
+    with stop_requests() as asked, bar(f"pretrain {config.method}", run.total, run.step) as shown:
+        while run.step < run.total:
+            epoch, step = divmod(run.step, run.steps)
+            set_lr(optimizer, run.lr, epoch, step, run.steps, config)
+            watch.add(*gradients(run, model))
+            optimizer.step()
+            optimizer.zero_grad()
+
+            run.step += 1
+            epoch_done = run.step % run.steps == 0
+            if epoch_done or run.step % config.log_every == 0:
+                watch.step_line(run.step, rates(optimizer), shown)
+            if epoch_done:
+                end_epoch(run, epoch + 1)
+            collapsed = watch.has_collapsed and config.on_collapse == "stop"
+            stop = run.world.any(bool(asked)) or collapsed
+            if epoch_done or stop or run.step % config.checkpoint_every == 0:
+                path = run.save()
+            if stop and run.step < run.total:
+                leave(run, path, collapsed, asked.name)
+    if run.knn and run.knn.at_work:
+        run.knn.wait()
+        path = run.save()
     return path
 
 
-def write_monitor(out: Path, history: list[dict[str, Any]]) -> None:
-    """Write ``out``/monitor.jsonl whole, one line per finished epoch."""
-    write_text(out / "monitor.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+def gradients(run: Run, model: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Leave the gradients of one step's batch in ``model``; its loss, and its output's std.
 
-
-def train_epoch(
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    loader: DataLoader[Any],
-    epoch: int,
-    lr: float,
-    config: PretrainConfig,
-    device: torch.device,
-    progress: Bar,
-) -> dict[str, Any]:
-    """One pass over the images; the monitor line of the epoch.
-
-    Raises:
-        UserError: the epoch's mean loss is not finite.
+    A batch in ``accumulate`` parts: the mean of the parts' gradients, losses and stds.
     """
-    method.train()
-    augment = BatchAugment(config.augment)
-    generator = torch.Generator(device)
-    loss_sum, std_sum = torch.zeros((), device=device), torch.zeros((), device=device)
-    steps, start = len(loader), time.monotonic()
-    has_std = False
-    for step, (crops, labels) in enumerate(loader):
-        set_lr(optimizer, lr, epoch, step, steps, config)
-        generator.manual_seed(step_seed(config.seed, epoch, step))
-        crops, labels = crops.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        views = [
-            standardise(augment(crops[:, v], generator), IMAGENET_MEAN, IMAGENET_STD)
-            for v in range(method.views)
-        ]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            loss, z = method(views, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-        loss_sum += loss.detach()
+    parts = run.config.accumulate
+    losses, stds = [], []
+    for part in range(parts):
+        views, labels = run.watch.waiting(run.batches)
+        alone = run.world.size == 1 or part + 1 == parts
+        with nullcontext() if alone else model.no_sync():
+            with torch.autocast(run.world.device.type, torch.bfloat16, enabled=run.config.bf16):
+                loss, z = model(views, labels)
+            (loss / parts).backward()
+        losses.append(loss.detach())
         if z is not None:
-            std_sum += output_std(z)
-            has_std = True
-        if step % 20 == 19 or step + 1 == steps:
-            progress.advance(step % 20 + 1, epoch=str(epoch + 1), loss=loss_sum.item() / (step + 1))
-    mean_loss = loss_sum.item() / steps
-    if not math.isfinite(mean_loss):
-        raise UserError(
-            f"the loss is {mean_loss} in epoch {epoch + 1}; the checkpoint of epoch {epoch} in "
-            f"{config.out} is the last good one; try a lower --base_lr or a --warmup_epochs"
-        )
-    return {
-        "epoch": epoch + 1,
-        "step": (epoch + 1) * steps,
-        "loss": mean_loss,
-        "std": std_sum.item() / steps if has_std else None,
-        "std_target": config.dim**-0.5,
-        "lr": optimizer.param_groups[0]["lr"],
-        "knn_top1": None,
-        "seconds": round(time.monotonic() - start, 3),
-    }
+            stds.append(output_std(z))
+    return torch.stack(losses).mean(), torch.stack(stds).mean() if stds else None
 
 
 def set_lr(
@@ -192,6 +122,47 @@ def set_lr(
         group["lr"] = lr if group["fix_lr"] and epoch >= warm else now
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """The seed of one step's colour draws: the same after a restart."""
-    return int(np.random.SeedSequence([seed, 2, epoch, step]).generate_state(1, np.uint64)[0] >> 1)
+def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The learning rate of each parameter group."""
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def end_epoch(run: Run, epoch: int) -> None:
+    """The epoch's monitor line, and its kNN accuracy if that is due."""
+    config = run.config
+    run.watch.epoch_line(epoch, rates(run.optimizer)[0])
+    if run.knn and (epoch == config.epochs or epoch % config.knn_every == 0):
+        run.knn.start(epoch, run.method.backbone)
+
+
+def leave(run: Run, path: Path, collapsed: bool, signal: str) -> None:
+    """Stop before the end of the run; everything is saved in ``path``.
+
+    Raises:
+        UserError: the output has collapsed.
+        KeyboardInterrupt: a signal asked for it, here or in another process.
+    """
+    if collapsed:
+        raise UserError(
+            f"stopped at step {run.step}: the output has collapsed, its std under a tenth of "
+            f"1/√{run.config.dim} for {run.watch.collapsed} steps; {path} holds the state; try a "
+            "lower --base_lr, or go on with --on_collapse warn"
+        )
+    say(f"{signal or 'another process was asked to stop'}: step {run.step} is saved in {path}")
+    raise KeyboardInterrupt
+
+
+def summary(run: Run, path: Path, steps: int, seconds: float) -> str:
+    """One line about a run that is done: how much, how fast, how it ended."""
+    last = run.watch.history[-1]
+    parts = [
+        f"{run.config.epochs} epochs",
+        f"{steps} steps in {seconds:.0f} s"
+        f" ({steps * run.config.batch_size / max(seconds, 1e-9):.0f} images/s)",
+        f"loss {last['loss']:.4f}",
+    ]
+    if last["std"] is not None:
+        parts.append(f"std {last['std'] / last['std_target']:.2f} of 1/√{run.config.dim}")
+    if last["knn_top1"] is not None:
+        parts.append(f"kNN {last['knn_top1']:.1f} %")
+    return f"pretrain {run.config.method}: {', '.join(parts)}: {path}"

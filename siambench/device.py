@@ -50,7 +50,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share_cores(workers: int, device: torch.device) -> int:
+def share_cores(workers: int, device: torch.device, processes: int = 1) -> int:
     """Split the cores between loader processes and torch's threads; return the loader processes.
 
     On a CPU every core has one owner: a quarter of the cores load unless ``workers`` says how many,
@@ -61,8 +61,9 @@ def share_cores(workers: int, device: torch.device) -> int:
     Args:
         workers: processes that the user asked for; below 0 for none in particular.
         device: where torch computes.
+        processes: of the job on this machine, which get an equal share each.
     """
-    available = cores()
+    available = max(1, cores() // processes)
     if device.type != "cpu":
         return workers if workers >= 0 else min(available, 8)
     if workers < 0:

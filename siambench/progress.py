@@ -19,6 +19,17 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+@contextmanager
+def quieted(quiet: bool) -> Iterator[None]:
+    """Silence progress and :func:`say` while the body runs, if ``quiet``."""
+    global _quiet
+    before, _quiet = _quiet, _quiet or quiet
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
 def say(text: str) -> None:
     """One line to standard error, unless quiet."""
     if not _quiet:
@@ -54,12 +65,18 @@ class _Lines(Bar):
     def __init__(self, title: str, total: int, done: int) -> None:
         super().__init__(title, total, done)
         self._start = self._last = time.monotonic()
+        self._first = done
 
     def _show(self) -> None:
         now = time.monotonic()
         if self.done >= self.total or now - self._last >= _LINE_EVERY:
             self._last = now
-            say(f"{self.title}: {self.done}/{self.total}  {now - self._start:.0f} s  {self.stats}")
+            spent = now - self._start
+            left = spent * (self.total - self.done) / max(1, self.done - self._first)
+            say(
+                f"{self.title}: {self.done}/{self.total}  {spent:.0f} s  eta {left:.0f} s  "
+                f"{self.stats}"
+            )
 
 
 class _Rich(Bar):

@@ -1,25 +1,32 @@
 """A run as the user sees it: monitors, resume after SIGKILL bit for bit, and clear refusals."""
 
+import functools
 import json
+import math
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from processes import identical, lines, weights
 
 from pretrain import VERBS
+from pretrain.checkpoint import checkpoints
 from pretrain.config import AugmentConfig, PretrainConfig, check_config
 from pretrain.loop import run
+from pretrain.methods.supervised import Supervised
+from pretrain.monitors import KnnMonitor
+from pretrain.watch import Watch
 from siambench.config import make_config
+from siambench.data.images import read_image_folder
+from siambench.distributed import World
 from siambench.errors import UserError
+from siambench.progress import Bar
+from siambench.resnet import build_resnet
 
-EPOCHS = 16  # of the killed run: seconds are left when the first checkpoint is seen
 NAN, INF = float("nan"), float("inf")
 
 
@@ -41,91 +48,20 @@ def config(scenes, tmp_path):
     )
 
 
-def _weights(path):
-    state = torch.load(path, weights_only=True)
-    flat = {f"m.{k}": v for k, v in state["state_dict"].items()}
-    for i, moments in state["optimizer"]["state"].items():
-        flat[f"o.{i}"] = moments["momentum_buffer"]
-    return flat
-
-
-def _monitor(out):
-    lines = [json.loads(x) for x in (out / "monitor.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def _last_epoch(out):
-    return max((int(p.stem[-4:]) for p in out.glob("checkpoint_*.pth")), default=0)
-
-
-def test_killed_and_resumed_is_bit_for_bit_the_same(config, tmp_path, capfd):
-    config = replace(config, epochs=EPOCHS)
-    whole = run(replace(config, out=str(tmp_path / "whole")))
-    out = tmp_path / "killed"
-    flags = f"""
-        --data {config.data} --out {out} --arch {config.arch} --device cpu --workers 1
-        --epochs {EPOCHS} --batch-size 20 --dim 16 --pred-dim 4 --knn-every 2 --knn-images 40
-        --augment.crop 24 --augment.resize 24 --augment.recolour 0.5 --augment.rotate 5
-    """
-    assert "resuming" not in capfd.readouterr().err
-    done = 0
-    for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-m", "pretrain", *flags.split()])
-        deadline = time.monotonic() + 120
-        while _last_epoch(out) == done and process.poll() is None and time.monotonic() < deadline:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.01)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        resumed = f"resuming {out} after epoch {done} of {EPOCHS}"
-        assert (resumed in capfd.readouterr().err) == (done > 0)
-        assert done < _last_epoch(out) < EPOCHS
-        done = _last_epoch(out)
-    last = run(replace(config, out=str(out)))  # 0 workers instead of 1
-    assert f"resuming {out} after epoch {done} of {EPOCHS}" in capfd.readouterr().err
-    assert last.name == whole.name == f"checkpoint_{EPOCHS:04d}.pth"
-    a, b = _weights(whole), _weights(last)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    assert _monitor(out) == _monitor(tmp_path / "whole")
-
-
-def test_a_monitor_file_left_behind_its_checkpoint_is_caught_up(config, tmp_path):
-    run(config)
-    monitor = tmp_path / "run/monitor.jsonl"
-    whole = monitor.read_text()
-    monitor.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    run(config)
-    assert monitor.read_text() == whole
-
-
 def test_monitor_lines_and_a_second_run_that_does_nothing(config, tmp_path):
     path = run(config)
     before = path.stat().st_mtime_ns
-    lines = _monitor(tmp_path / "run")
-    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
-    assert [line["step"] for line in lines] == [5, 10, 15, 20]
-    assert [line["knn_top1"] is not None for line in lines] == [False, True, False, True]
-    assert all(line["std_target"] == 0.25 and 0 < line["std"] < 0.5 for line in lines)
+    found = lines(config.out, "monitor.jsonl")
+    assert [line["epoch"] for line in found] == [1, 2, 3, 4]
+    assert [line["step"] for line in found] == [5, 10, 15, 20]
+    assert [line["knn_top1"] is not None for line in found] == [False, True, False, True]
+    assert all(line["std_target"] == 0.25 and 0 < line["std"] < 0.5 for line in found)
     assert run(config) == path
     assert path.stat().st_mtime_ns == before
     assert sorted(p.name for p in (tmp_path / "run").glob("*.pth")) == [
         "checkpoint_0003.pth",
         "checkpoint_0004.pth",
     ]
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(config, tmp_path, capsys):
-    path = run(config)
-    expected = _weights(path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    assert run(config) == path
-    assert "is damaged" in capsys.readouterr().err
-    assert all(torch.equal(v, expected[k]) for k, v in _weights(path).items())
-    for checkpoint in (tmp_path / "run").glob("*.pth"):
-        checkpoint.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="every checkpoint is damaged"):
-        run(config)
 
 
 def test_other_settings_do_not_continue_a_run(config):
@@ -226,12 +162,158 @@ def test_numbers_at_the_edge_of_their_range_are_not_refused(config):
         check_config(make_config(verb, {"data": "", "preset": preset}))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(config):
-    with pytest.raises(UserError, match="the loss is nan in epoch"):
-        run(replace(config, base_lr=1e20, method="supervised"))
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(config, monkeypatch):
+    """The step is exact though the loss is read every 20; the checkpoint before it stays."""
+    config = replace(config, method="supervised", checkpoint_every=2, knn_every=0)
+    forward, count = Supervised.forward, iter(range(1, 100))
+
+    def diverging(self, views, labels):
+        loss, z = forward(self, views, labels)
+        return (loss * float("nan") if next(count) == 8 else loss), z
+
+    monkeypatch.setattr(Supervised, "forward", diverging)
+    last = Path(config.out) / "checkpoint_0001_000001.pth"
+    expected = (
+        rf"^the loss is nan at step 8 \(epoch 2\); {last} is the last finite checkpoint; try a"
+    )
+    with pytest.raises(UserError, match=expected):
+        run(config)
+    assert checkpoints(Path(config.out))[0] == last
+
+
+def test_weights_that_are_not_finite_are_not_saved(config, tmp_path):
+    config = replace(config, method="supervised", checkpoint_every=1, base_lr=1e38, knn_every=0)
+    with pytest.raises(UserError, match=r"is(n't| not| nan).* at step \d+ \(epoch 1\)"):
+        run(config)
+    for path in checkpoints(tmp_path / "run"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(v.isfinite().all() for v in state.values())
+
+
+def test_step_lines(config):
+    run(replace(config, fix_pred_lr=True, log_every=2, knn_every=0))
+    found = lines(config.out, "steps.jsonl")
+    assert [x["step"] for x in found] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    assert [x["epoch"] for x in found] == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
+    lr = 0.05 * 20 / 256
+    assert {x["predictor_lr"] for x in found} == {lr}
+    assert found[0]["lr"] == lr
+    assert found[-1]["lr"] == pytest.approx(lr * (1 + math.cos(math.pi * 3 / 4)) / 2)
+    epochs = lines(config.out, "monitor.jsonl")
+    counts = np.diff([0, *(x["step"] for x in found)])
+    for name in ("loss", "std"):  # means over the steps since the last line, and over the epoch
+        sums = [x[name] * n for x, n in zip(found, counts, strict=True)]
+        for epoch in range(4):
+            mean = sum(sums[3 * epoch : 3 * epoch + 3]) / 5
+            assert epochs[epoch][name] == pytest.approx(mean)
+    clocks = json.loads((Path(config.out) / "steps.jsonl").read_text().splitlines()[-1])
+    assert clocks["images_per_second"] > 0
+    assert 0 <= clocks["data_wait"] <= 1
+
+
+def test_a_collapse_is_said_once_after_the_stated_steps(config, capsys):
+    config = replace(config, collapse_steps=3)
+    Path(config.out).mkdir()
+    watch = Watch(config, World(0, 1, torch.device("cpu")), 5, None)
+    small, large = torch.tensor(0.024), torch.tensor(0.026)  # a tenth of 1/sqrt(16) is 0.025
+    said = []
+    for step, std in enumerate([small, small, large, small, small, small, small, small], 1):
+        watch.add(torch.tensor(-1.0), std)
+        watch.step_line(step, [0.1], Bar("", 100, 0))
+        said.append((watch.has_collapsed, "has collapsed" in capsys.readouterr().err))
+    assert [c for c, _ in said] == [False] * 5 + [True] * 3
+    assert [s for _, s in said] == [False] * 5 + [True] + [False] * 2
+
+
+def test_a_collapse_stops_the_run_if_asked(config, monkeypatch, capsys):
+    monkeypatch.setattr("pretrain.loop.output_std", lambda z: z.new_tensor(0.001))
+    config = replace(config, collapse_steps=7, log_every=2, knn_every=0)
+    with pytest.raises(UserError, match=r"stopped at step 8: .* for 8 steps; .*0001_000003.pth"):
+        run(replace(config, on_collapse="stop"))
+    path = run(config)  # and goes on under warn
+    assert path.name == "checkpoint_0004.pth"
+    assert "resuming" in capsys.readouterr().err
+
+
+def test_tensorboard_when_asked(config, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(replace(config, tensorboard=True, log_every=5))
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    found = lines(config.out, "steps.jsonl")
+    assert [e.step for e in events.Scalars("loss")] == [x["step"] for x in found]
+    np.testing.assert_allclose(
+        [e.value for e in events.Scalars("loss")], [x["loss"] for x in found], rtol=1e-6
+    )
+    assert [e.step for e in events.Scalars("knn_top1")] == [10, 20]
+
+
+def test_tensorboard_that_is_missing_is_refused_first(config, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--tensorboard needs the tensorboard package: pip install"):
+        run(replace(config, tensorboard=True, data="nowhere"))
+
+
+def test_the_end_is_summed_up_in_a_line(config, capsys):
+    path = run(config)
+    said = capsys.readouterr().err
+    assert re.search(
+        r"pretrain simsiam: 4 epochs, 20 steps in \d+ s \(\d+ images/s\), loss -?0\.\d{4}, std "
+        rf"[01]\.\d\d of 1/√16, kNN \d+\.\d %: {path}",
+        said,
+    )
+    assert "batch 20, learning rate 0.05 x 20/256 = 0.00390625, 4 epochs of 5 steps" in said
+
+
+def test_the_knn_monitor_in_the_background_is_the_one_in_turn(config, scenes, tmp_path):
+    images = [read_image_folder(scenes / "imagenet", split) for split in ("train", "val")]
+    cpu = torch.device("cpu")
+    torch.manual_seed(0)
+    nets = [build_resnet("resnet10-w8") for _ in range(2)]
+    turn, beside = (KnnMonitor(*images, config, cpu, 0, background=b) for b in (False, True))
+    for monitor in (turn, beside):
+        for epoch, net in enumerate(nets, 1):
+            monitor.start(epoch, net)
+            assert net.training
+    unfinished = beside.state()
+    beside.wait()
+    expected = turn.finished()
+    assert expected.keys() == {1, 2}
+    assert beside.finished() == expected
+    assert beside.finished() == {} == beside.state()
+    # What was at work when the run was killed is measured again, on the weights of its epoch.
+    assert unfinished
+    again = KnnMonitor(*images, config, cpu, 0, background=True)
+    again.resume(unfinished, build_resnet("resnet10-w8"))
+    again.wait()
+    assert again.finished() == {epoch: expected[epoch] for epoch in unfinished}
+
+
+def test_a_last_accuracy_that_was_at_work_when_killed_comes_after(config, monkeypatch, tmp_path):
+    """As beside a GPU: the last checkpoint is written before the last kNN accuracy is known."""
+    whole = run(replace(config, out=str(tmp_path / "whole")))
+    expected = lines(tmp_path / "whole", "monitor.jsonl")
+    background = functools.partial(KnnMonitor, background=True)
+    monkeypatch.setattr("pretrain.run.KnnMonitor", background)
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KnnMonitor, "wait", killed)
+        patch.setattr(KnnMonitor, "finished", lambda self: {})
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert [x["knn_top1"] for x in lines(config.out, "monitor.jsonl")] == [None] * 4
+    path = run(config)
+    assert lines(config.out, "monitor.jsonl") == expected
+    assert identical(path, whole)
+    assert torch.load(path, weights_only=True)["knn"] == {}
 
 
 @pytest.mark.gpu
 def test_gpu_run(config):
     path = run(replace(config, device="cuda", bf16=True))
-    assert all(torch.isfinite(v.float()).all() for v in _weights(path).values())
+    assert all(torch.isfinite(v.float()).all() for v in weights(path).values())

@@ -1,0 +1,231 @@
+"""A run laid out: from settings and folders to what the loop works with, and back into a checkpoint."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pretrain.checkpoint import checkpoint_path, load_latest, recipe, save_checkpoint
+from pretrain.config import PretrainConfig
+from pretrain.methods import Method, build_method
+from pretrain.monitors import KnnMonitor
+from pretrain.order import BatchOrder, check_divides
+from pretrain.views import Views, finish
+from pretrain.watch import Watch
+from siambench.data.images import ImageList, describe, read_image_folder
+from siambench.device import seed_everything, share_cores
+from siambench.distributed import World, local_size, sync_batchnorm
+from siambench.errors import UserError
+from siambench.files import writable_folder
+from siambench.progress import say
+
+Batch = tuple[list[Tensor], Tensor]  # normalised views (N, 3, H, W) each, labels (N,)
+
+
+@dataclass
+class Run:
+    """What the loop works with.
+
+    Attributes:
+        config: the settings.
+        world: the processes.
+        recipe: the part of the settings, and the data, that a checkpoint must share to be resumed.
+        method: the modules and the loss.
+        optimizer: of their parameters.
+        lr: the learning rate at the top of the schedule.
+        steps: per epoch.
+        step: steps done.
+        watch: lines and collapse.
+        knn: the kNN monitor, in process 0.
+        batches: this process's parts of the batches, from ``step`` on.
+    """
+
+    config: PretrainConfig
+    world: World
+    recipe: dict[str, Any]
+    method: Method
+    optimizer: torch.optim.Optimizer
+    lr: float
+    steps: int
+    step: int
+    watch: Watch
+    knn: KnnMonitor | None
+    batches: Iterator[Batch]
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.steps
+
+    def save(self) -> Path:
+        """Write a checkpoint of the state after ``step`` steps (process 0 writes; all know the path).
+
+        Raises:
+            UserError: a loss or a weight is not finite, or the file cannot be written.
+        """
+        self.watch.read(self.step)
+        out, (epoch, step) = Path(self.config.out), divmod(self.step, self.steps)
+        if self.world.rank:
+            return checkpoint_path(out, epoch, step)
+        weights = self.method.state_dict()
+        if not all(bool(w.isfinite().all()) for w in weights.values()):
+            raise UserError(self.watch.not_finite("a weight is not finite", self.step))
+        if self.knn:
+            self.watch.knn(self.knn.finished())
+        state = {
+            "method": self.method.label,
+            "arch": self.config.arch,
+            "recipe": self.recipe,
+            "state_dict": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "watch": self.watch.state(),
+            "knn": self.knn.state() if self.knn else {},
+        }
+        path = save_checkpoint(out, epoch, step, state)
+        self.watch.write_history()
+        return path
+
+
+def lay_out(config: PretrainConfig, world: World) -> Run:
+    """Read the data, build the method, take up the checkpoint if there is one.
+
+    Raises:
+        UserError: the data, the batch or the run folder will not do.
+    """
+    check_divides(config.batch_size, config.accumulate, world.size)
+    workers = share_cores(config.workers, world.device, local_size())
+    train, val, wanted = world.from_first(lambda: _open(config))
+    lr = config.base_lr * config.batch_size / 256
+    steps = len(train) // config.batch_size
+    seed_everything(config.seed)
+    method = build_method(config, len(train.classes))
+    method = method.to(world.device, memory_format=torch.channels_last)
+    sync_batchnorm(method, world)
+    optimizer = torch.optim.SGD(
+        method.param_groups(),
+        lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    say(_summary(config, world, len(train), steps, lr))
+    state = world.from_first(lambda: load_latest(Path(config.out), wanted))
+    step = 0
+    if state is not None:
+        method.load_state_dict(state["state_dict"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["epoch"] * steps + state["step"]
+        place = f"epoch {state['epoch']} of {config.epochs}"
+        place += f", step {state['step']} of {steps}" if state["step"] else ""
+        say(f"resuming {config.out} after {place}")
+    if config.compile:
+        method.compile()
+    knn = None
+    if val is not None and world.rank == 0:
+        knn = KnnMonitor(train, val, config, world.device, workers)
+        knn.resume(state["knn"] if state else {}, method.backbone)
+    order = BatchOrder(
+        len(train),
+        config.batch_size,
+        config.epochs,
+        config.seed,
+        start=step,
+        accumulate=config.accumulate,
+        rank=world.rank,
+        size=world.size,
+    )
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+        Views(train, config.augment, config.views, method.views, config.seed),
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=world.device.type == "cuda",
+    )
+    watch = Watch(config, world, steps, state["watch"] if state else None)
+    return Run(
+        config=config,
+        world=world,
+        recipe=wanted,
+        method=method,
+        optimizer=optimizer,
+        lr=lr,
+        steps=steps,
+        step=step,
+        watch=watch,
+        knn=knn,
+        batches=_batches(loader, config, world.device),
+    )
+
+
+def _open(config: PretrainConfig) -> tuple[ImageList, ImageList | None, dict[str, Any]]:
+    """The images of both splits (no ``val`` without the monitor), and the run's recipe."""
+    train = read_image_folder(config.data, "train", skip_bad=config.skip_bad)
+    if config.batch_size > len(train):
+        raise UserError(
+            f"batch_size {config.batch_size} is larger than the {len(train)} training images of "
+            f"{config.data}; lower --batch_size"
+        )
+    splits, val = {"train": train}, None
+    if config.knn_every:
+        val = read_image_folder(config.data, "val", skip_bad=config.skip_bad, classes=train.classes)
+        splits["val"] = val
+    writable_folder(config.out, "run folder")
+    return train, val, recipe(config, describe(config.data, splits).fingerprint)
+
+
+def _summary(config: PretrainConfig, world: World, images: int, steps: int, lr: float) -> str:
+    pieces = f"{world.size} x " if world.size > 1 else ""
+    pieces += f"{config.accumulate} x " if config.accumulate > 1 else ""
+    batch = f"batch {config.batch_size}"
+    if pieces:
+        batch += f" = {pieces}{config.batch_size // world.size // config.accumulate}"
+    return (
+        f"{config.method} {config.arch}: {images} images, {batch}, learning rate {config.base_lr} x "
+        f"{config.batch_size}/256 = {lr:g}, {config.epochs} epochs of {steps} steps on {world.device}"
+    )
+
+
+def _batches(
+    loader: DataLoader[dict[str, Tensor]], config: PretrainConfig, device: torch.device
+) -> Iterator[Batch]:
+    """Batches on the device, their views finished there.
+
+    Raises:
+        UserError: an image that was whole at the start cannot be decoded.
+    """
+    try:
+        for batch in _on_device(loader, device):
+            yield finish(batch, config.augment, config.views), batch["label"]
+    except UserError as error:  # a loader process puts its traceback before the message
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+
+def _on_device(
+    loader: DataLoader[dict[str, Tensor]], device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Batches copied to ``device``; to a GPU on a stream of its own, one batch ahead of the steps."""
+    if device.type != "cuda":
+        yield from loader
+        return
+    side = torch.cuda.Stream(device)
+    ahead: list[tuple[dict[str, Tensor], torch.cuda.Event]] = []
+    for batch in loader:
+        with torch.cuda.stream(side):
+            moved = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+            ahead.append((moved, side.record_event()))
+        if len(ahead) > 1:
+            yield _taken_over(*ahead.pop(0))
+    for last in ahead:
+        yield _taken_over(*last)
+
+
+def _taken_over(batch: dict[str, Tensor], copied: torch.cuda.Event) -> dict[str, Tensor]:
+    """``batch`` for the current stream, which waits for the copy."""
+    current = torch.cuda.current_stream()
+    current.wait_event(copied)
+    for tensor in batch.values():
+        tensor.record_stream(current)
+    return batch

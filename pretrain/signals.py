@@ -1,0 +1,47 @@
+"""Asked to stop: finish the step, save, exit. Asked again: now."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# What schedulers send before they kill (Slurm: --signal=USR1@120), and Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._owner = os.getpid()
+
+    def __bool__(self) -> bool:
+        return bool(self.name)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            return  # a loader process, which inherits the handler: its parent decides
+        if self.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Note SIGTERM, SIGUSR1 and the first Ctrl-C while the body runs, instead of dying of them.
+
+    In threads other than the main one, which get no signals, the request stays unset.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request._note) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,214 @@
+"""One job in several processes, as torchrun starts them: who I am, what we share, batch norm over all of us."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from inspect import signature
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from siambench.device import pick_device
+from siambench.errors import EXIT_USER, UserError
+from siambench.progress import quieted
+
+T = TypeVar("T")
+_TIMEOUT = timedelta(
+    minutes=30
+)  # for one process at work while the others wait, e.g. listing files
+_LOST = re.compile(r"gloo|nccl|peer|broken pipe|distributed|store", re.IGNORECASE)
+_SYNC_BUFFERS = (  # renamed in torch 2.15
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a job, seen from one of them.
+
+    Attributes:
+        rank: of this process, 0 … size - 1.
+        size: number of processes.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns in process 0, in every process; only process 0 does it.
+
+        Raises:
+            UserError: ``work`` raised it, in process 0.
+            SystemExit: in the others, silently: process 0 says what is wrong.
+        """
+        if self.size == 1:
+            return work()
+        parcel: list[Any] = [None, False]
+        problem: UserError | None = None
+        if self.rank == 0:
+            try:
+                parcel = [work(), True]
+            except UserError as error:
+                problem = error
+        dist.broadcast_object_list(parcel, device=torch.device("cpu"))
+        if problem is not None:
+            raise problem
+        if not parcel[1]:
+            raise SystemExit(EXIT_USER)
+        return parcel[0]  # type: ignore[no-any-return]
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process. A few bytes between hosts: a GPU does not wait."""
+        if self.size == 1:
+            return flag
+        shared = torch.tensor(int(flag))
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return bool(shared)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` (any shape, the same in all processes) over the processes."""
+        if self.size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values / self.size
+
+    def parallel(self, model: nn.Module, *, static: bool = True) -> nn.Module:
+        """``model`` with gradients averaged over the processes; itself if there is one process.
+
+        Args:
+            model: with :func:`sync_batchnorm` applied, since its buffers are not broadcast.
+            static: the same parameters get gradients in every step, one backward pass a step.
+        """
+        if self.size == 1:
+            return model
+        cuda = self.device.type == "cuda"
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if cuda else None,
+            gradient_as_bucket_view=True,
+            static_graph=static,
+            **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
+        )
+
+
+@contextmanager
+def join(device: str) -> Iterator[World]:
+    """The world of this process: torchrun's, or itself alone; NCCL between GPUs, gloo between CPUs.
+
+    Processes other than the first are quiet. On a GPU machine each process takes the GPU of its
+    local rank.
+
+    Args:
+        device: as :func:`siambench.device.pick_device`.
+
+    Raises:
+        UserError: the device is not there, or another process of the job is lost.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, pick_device(device))
+        return
+    rank = int(os.environ["RANK"])
+    here = pick_device(device)
+    if here.type == "cuda":
+        here = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(here)
+    backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+        with quieted(rank != 0):
+            yield World(rank, size, here)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"process {rank} of {size} lost another one ({reason}); the first error that any "
+            "process printed says why"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def local_size() -> int:
+    """Processes of this job on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def sync_batchnorm(model: nn.Module, world: World) -> nn.Module:
+    """Make every batch norm of ``model`` take its statistics over all processes; same names, in place.
+
+    On GPUs torch's SyncBatchNorm; it has no CPU version, so there :class:`SyncBatchNorm`. Every
+    process must hold equally many values.
+    """
+    if world.size == 1:
+        return model
+    if world.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.__class__ = SyncBatchNorm  # type: ignore[assignment]
+    return model
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm over the batches of all processes, of equal size, on any device and backend.
+
+    Mean, then the mean square about it (two passes do not cancel), each summed over the processes
+    by a differentiable all-reduce.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, …) of this process to the same shape and type."""
+        if not self.training:
+            return super().forward(input)
+        processes = dist.get_world_size()
+        with torch.autocast(input.device.type, enabled=False):
+            x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+            over = [axis for axis in range(x.dim()) if axis != 1]
+            shape = [1, -1] + [1] * (x.dim() - 2)
+            mean = _AllReduce.apply(x.mean(over)) / processes
+            centred = x - mean.view(shape)
+            var = _AllReduce.apply(centred.square().mean(over)) / processes
+            out = centred * torch.rsqrt(var + self.eps).view(shape)
+            if self.weight is not None:
+                out = out * self.weight.view(shape) + self.bias.view(shape)
+        if self.running_mean is not None and self.running_var is not None:
+            assert self.momentum is not None
+            assert self.num_batches_tracked is not None
+            count = processes * x.numel() / x.shape[1]
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        return out.to(input.dtype)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _AllReduce.forward(ctx, gradients[0].contiguous())

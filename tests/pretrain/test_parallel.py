@@ -1,0 +1,123 @@
+"""The same trajectory however the batch is cut."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from processes import begin, begin_all, end, in_double, lines, weights
+
+from pretrain.config import AugmentConfig, PretrainConfig
+from pretrain.order import BatchOrder, check_divides
+from siambench.errors import UserError
+
+TIGHT = 1e-7  # a thousandth of the 1e-4 that float32 would be held to
+
+
+@pytest.fixture
+def config(scenes, tmp_path):
+    return PretrainConfig(
+        data=str(scenes / "imagenet"),
+        out=str(tmp_path / "run"),
+        arch="resnet10-w8",
+        epochs=7,  # of three steps
+        batch_size=32,
+        base_lr=0.4,
+        fix_pred_lr=True,
+        dim=32,
+        pred_dim=8,
+        augment=AugmentConfig(crop=24, resize=24),
+        knn_every=0,
+        log_every=1,
+        device="cpu",
+        workers=0,
+    )
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(2, 1), (4, 1), (2, 2)])
+def test_processes_follow_the_trajectory_of_one(config, tmp_path, size, accumulate):
+    """21 steps in float64: in float32 two roundings of one trajectory part by a factor 3 a step."""
+    config = replace(config, accumulate=accumulate)
+    alone = replace(config, out=str(tmp_path / "alone"))
+    assert end(begin(alone, tmp_path / "alone.log", work=in_double)) == 0
+    processes = begin_all(config, tmp_path, size, work=in_double)
+    assert [end(p) for p in processes] == [0] * size, (tmp_path / "0.log").read_text()
+    last = "checkpoint_0007.pth"
+    a, b = weights(tmp_path / "alone" / last), weights(tmp_path / "run" / last)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=TIGHT, rtol=TIGHT, msg=name)
+    one, many = lines(alone.out, "steps.jsonl"), lines(config.out, "steps.jsonl")
+    assert [x["step"] for x in one] == list(range(1, 22)) == [x["step"] for x in many]
+    np.testing.assert_allclose([x["loss"] for x in one], [x["loss"] for x in many], atol=TIGHT)
+    # The trajectory went somewhere: agreement is not that of two runs that stand still.
+    assert one[-1]["loss"] < one[0]["loss"] - 0.05
+
+
+def test_accumulation_is_the_mean_of_the_parts_gradients(config, tmp_path):
+    """Without batch norm over the batch, parts and whole are the same; with it they are not."""
+    from pretrain.loop import gradients
+    from pretrain.run import lay_out
+    from siambench.distributed import World
+
+    def step(accumulate):
+        settings = replace(config, accumulate=accumulate, batch_size=32)
+        made = lay_out(settings, World(0, 1, torch.device("cpu")))
+        made.method.eval()  # running statistics: images do not see each other
+        loss, _ = gradients(made, made.method)
+        return loss, [p.grad for p in made.method.parameters()]
+
+    (whole, expected), (parts, found) = step(1), step(4)
+    torch.testing.assert_close(whole, parts)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_a_step_sees_the_same_images_however_it_is_cut():
+    def steps(size, accumulate, start=0):
+        orders = [
+            BatchOrder(103, 24, 2, 5, start=start, accumulate=accumulate, rank=r, size=size)
+            for r in range(size)
+        ]
+        pieces = [list(order) for order in orders]
+        assert {len(p) for p in pieces} == {len(orders[0])} == {(8 - start) * accumulate}
+        cut = [
+            [
+                key
+                for piece in pieces
+                for part in piece[s * accumulate :][:accumulate]
+                for key in part
+            ]
+            for s in range(8 - start)
+        ]
+        return [sorted(batch) for batch in cut]
+
+    whole = steps(1, 1)
+    for epoch in (0, 1):
+        seen = [key for batch in whole[4 * epoch : 4 * epoch + 4] for key in batch]
+        assert len({image for _, image in seen}) == len(seen) == 96
+        assert {e for e, _ in seen} == {epoch}
+    assert whole[0] != [(0, i) for _, i in whole[4]]
+    for size, accumulate in [(2, 1), (4, 1), (1, 3), (2, 3)]:
+        assert steps(size, accumulate) == whole
+        assert steps(size, accumulate, start=5) == whole[5:]
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "size", "nearest"),
+    [
+        (100, 1, 8, "96 or 104"),
+        (512, 3, 8, "504 or 528"),
+        (8, 1, 8, "16"),
+        (20, 1, 16, "32"),
+        (33, 1, 2, "32 or 34"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(batch, accumulate, size, nearest):
+    with pytest.raises(UserError, match=rf"the nearest that does is {nearest}$"):
+        check_divides(batch, accumulate, size)
+
+
+def test_batches_that_divide_are_not_refused():
+    for batch, accumulate, size in [(32, 1, 1), (32, 2, 8), (512, 1, 8), (2, 1, 1), (33, 1, 1)]:
+        check_divides(batch, accumulate, size)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pretrain.checkpoint import checkpoint_path
 from pretrain.config import PretrainConfig, check_config
 from pretrain.monitors import output_std
+from pretrain.order import check_divides
 from pretrain.run import Run, lay_out
 from pretrain.signals import stop_requests
 from pretrain.watch import check_tensorboard
@@ -29,9 +30,8 @@ def run(config: PretrainConfig) -> Path:
         UserError: bad data or settings (before the first step), a loss that is not finite, a
             collapse under ``on_collapse="stop"``, or another process of the run that is lost.
     """
-    check_config(config)
-    check_tensorboard(config)
     with join(config.device) as world:
+        world.from_first(lambda: check(config, world.size))
         run = lay_out(config, world)
         start, clock = run.step, time.monotonic()
         if start == run.total and not (run.knn and run.knn.at_work):
@@ -43,6 +43,17 @@ def run(config: PretrainConfig) -> Path:
             run.watch.close()
         say(summary(run, path, run.step - start, time.monotonic() - clock))
         return path
+
+
+def check(config: PretrainConfig, processes: int) -> None:
+    """Refuse settings that cannot be meant, before the data are looked at.
+
+    Raises:
+        UserError: names the first that is wrong.
+    """
+    check_config(config)
+    check_divides(config.batch_size, config.accumulate, processes)
+    check_tensorboard(config)
 
 
 def train(run: Run) -> Path:

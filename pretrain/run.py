@@ -13,7 +13,7 @@ from pretrain.checkpoint import checkpoint_path, load_latest, recipe, save_check
 from pretrain.config import PretrainConfig
 from pretrain.methods import Method, build_method
 from pretrain.monitors import KnnMonitor
-from pretrain.order import BatchOrder, check_divides
+from pretrain.order import BatchOrder
 from pretrain.views import Views, finish
 from pretrain.watch import Watch
 from siambench.data.images import ImageList, describe, read_image_folder
@@ -94,9 +94,8 @@ def lay_out(config: PretrainConfig, world: World) -> Run:
     """Read the data, build the method, take up the checkpoint if there is one.
 
     Raises:
-        UserError: the data, the batch or the run folder will not do.
+        UserError: the data or the run folder will not do.
     """
-    check_divides(config.batch_size, config.accumulate, world.size)
     workers = share_cores(config.workers, world.device, local_size())
     train, val, wanted = world.from_first(lambda: _open(config))
     lr = config.base_lr * config.batch_size / 256

@@ -208,7 +208,7 @@ def check_tensorboard(config: PretrainConfig) -> None:
     from importlib.util import find_spec
 
     if config.tensorboard and find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the tensorboard package: pip install 'tensorboard'")
+        raise UserError("--tensorboard needs the tensorboard package: pip install tensorboard")
 
 
 def _or_none(value: float) -> float | None:

@@ -123,6 +123,7 @@ def lay_out(config: PretrainConfig, world: World) -> Run:
         say(f"resuming {config.out} after {place}")
     if config.compile:
         method.compile()
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
     knn = None
     if val is not None and world.rank == 0:
         knn = KnnMonitor(train, val, config, world.device, workers)

@@ -80,7 +80,9 @@ class Watch:
 
     def add(self, loss: Tensor, std: Tensor | None) -> None:
         """Note a step's loss and std (scalars on the device) without waiting for them."""
-        self.unread.append(torch.stack((loss, loss.new_tensor(math.nan) if std is None else std)))
+        self.unread.append(
+            torch.stack((loss, torch.full_like(loss, math.nan) if std is None else std))
+        )
 
     def read(self, step: int) -> None:
         """Fetch what was noted up to ``step`` (the number of steps done).

@@ -1,6 +1,7 @@
 """A run as the user sees it: monitors, resume after SIGKILL bit for bit, and clear refusals."""
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from processes import identical, lines, weights
+from torch.utils.data import default_collate
 
 from pretrain import VERBS
 from pretrain.checkpoint import checkpoints
 from pretrain.config import AugmentConfig, PretrainConfig, check_config
-from pretrain.loop import run
+from pretrain.loop import gradients, run
 from pretrain.methods.supervised import Supervised
 from pretrain.monitors import KnnMonitor
+from pretrain.run import lay_out
+from pretrain.views import Views, finish
 from pretrain.watch import Watch
 from siambench.config import make_config
 from siambench.data.images import read_image_folder
@@ -314,6 +318,58 @@ def test_a_last_accuracy_that_was_at_work_when_killed_comes_after(config, monkey
 
 
 @pytest.mark.gpu
-def test_gpu_run(config):
-    path = run(replace(config, device="cuda", bf16=True))
+@pytest.mark.parametrize("method", ["simsiam", "supervised"])
+def test_gpu_run(config, method):
+    config = replace(config, device="cuda", bf16=True, method=method, workers=1)
+    path = run(config)
     assert all(torch.isfinite(v.float()).all() for v in weights(path).values())
+    assert lines(config.out, "monitor.jsonl")[-1]["knn_top1"] is not None
+
+
+@pytest.mark.gpu
+def test_a_step_does_not_wait_for_the_gpu(config):
+    made = lay_out(replace(config, device="cuda", bf16=True), World(0, 1, torch.device("cuda")))
+    views = next(made.batches)
+    made.batches = itertools.repeat(views)
+    for mode in ("default", "error"):  # the first steps set things up
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            for _ in range(3):
+                made.watch.add(*gradients(made, made.method))
+                made.optimizer.step()
+                made.optimizer.zero_grad()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_a_batch_is_finished_without_waiting_for_the_gpu(scenes, config):
+    images = read_image_folder(scenes / "imagenet", "train")
+    views = Views(images, config.augment, "device", 2, 0)
+    batch = {k: v.cuda() for k, v in default_collate([views[(0, i)] for i in range(8)]).items()}
+    on_cpu = finish({k: v.cpu() for k, v in batch.items()}, config.augment, "device")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = finish(batch, config.augment, "device")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(made, on_cpu, strict=True):
+        torch.testing.assert_close(one.cpu(), other, atol=1e-4, rtol=0)
+
+
+def test_bf16_is_close_to_float32(config, tmp_path):
+    """One step of the loop: the loss within bfloat16's three digits, gradients much alike."""
+    made = {}
+    for bf16 in (False, True):
+        made[bf16] = lay_out(
+            replace(config, bf16=bf16, arch="resnet10-w16"), World(0, 1, torch.device("cpu"))
+        )
+    found = {bf16: gradients(run, run.method)[0].item() for bf16, run in made.items()}
+    assert found[False] == pytest.approx(found[True], abs=0.02)
+    assert found[False] != found[True]
+    a, b = (
+        torch.cat([p.grad.flatten() for p in made[bf16].method.parameters()])
+        for bf16 in (False, True)
+    )
+    assert a.dtype == b.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.9

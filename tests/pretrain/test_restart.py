@@ -194,6 +194,11 @@ def test_a_process_that_dies_ends_the_others_and_the_rest_is_resumed(config, tmp
     assert end(processes[1], after=0.3, number=signal.SIGTERM) == 130  # one is asked, both save
     assert end(processes[0]) == 130
     assert "another process was asked to stop: step" in (tmp_path / "0.log").read_text()
+    alone, before = begin(config, tmp_path / "alone.log"), checkpoints(tmp_path / "run")[0]
+    while alone.is_alive() and checkpoints(tmp_path / "run")[0] == before:
+        alone.join(0.01)
+    assert end(alone, after=0, number=signal.SIGTERM) == 130  # one process goes on where two were
+    assert f"resuming {config.out} after epoch" in (tmp_path / "alone.log").read_text()
 
 
 def test_an_image_lost_during_training_is_named_by_every_way_of_loading(config, scenes, tmp_path):

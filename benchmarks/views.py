@@ -46,11 +46,11 @@ class OfficialBlur:
         return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
 
 
-def official() -> Callable[[Path], list[torch.Tensor]]:
+def official(crop: int = 224) -> Callable[[Path], list[torch.Tensor]]:
     """Two views of a file as facebookresearch/simsiam, main_simsiam.py, makes them."""
     transform = transforms.Compose(
         [
-            transforms.RandomResizedCrop(224, scale=(0.2, 1.0)),
+            transforms.RandomResizedCrop(crop, scale=(0.2, 1.0)),
             transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
             transforms.RandomGrayscale(p=0.2),
             transforms.RandomApply([OfficialBlur()], p=0.5),

@@ -140,7 +140,8 @@ def peer(config: PretrainConfig, paths: list[Path], memory: bool, steps: int) ->
     torch.Tensor.backward = clock.around(torch.Tensor.backward)  # type: ignore[method-assign]
     method.forward = clock.around(method.forward)  # type: ignore[method-assign]
     if memory:
-        views = [torch.randn(config.batch_size, 3, config.augment.crop, config.augment.crop)] * 2
+        side = config.augment.crop
+        views = [torch.randn(config.batch_size, 3, side, side, device=device)] * 2
         batches: Iterator[list[Tensor]] = itertools.repeat(views)
     else:
         files = OfficialFiles(paths, config.augment.crop, config.batch_size * (steps + WARM))
@@ -168,7 +169,7 @@ def ours(config: PretrainConfig, memory: bool, local: bool, steps: int) -> dict[
     if local:
         pretrain.run.sync_batchnorm = lambda model, world: model
     with join(config.device) as world:
-        run = pretrain.run.lay_out(config, world)
+        run = pretrain.run.lay_out(config, world, pretrain.run.open_data(config))
         clock = Clock(world.device)
         torch.Tensor.backward = clock.around(torch.Tensor.backward)  # type: ignore[method-assign]
         run.method.forward = clock.around(run.method.forward)  # type: ignore[method-assign]
@@ -179,6 +180,7 @@ def ours(config: PretrainConfig, memory: bool, local: bool, steps: int) -> dict[
             labels = torch.zeros(count, dtype=torch.long, device=world.device)
             run.batches = itertools.repeat(([view, view], labels))
         run.batches = clock.through(run.batches, steps)
+        Path(config.out).mkdir(exist_ok=True)
         run.watch.open(0)
         run.save = lambda: Path()  # type: ignore[method-assign]
         train(run)

@@ -14,7 +14,7 @@ class RunConfig:
     """How to do a run.
 
     Args:
-        file: a run file (FILE.yaml), or the name of a shipped one: demo.
+        file: a run file (FILE.yaml), or the name of a shipped one: demo, ablate-stopgrad.
         root: folder for everything the run makes; "runs/NAME" by default.
         data: where the data sets are; overrides the run file's.
         device: auto, cpu, cuda or cuda:N.

@@ -16,6 +16,7 @@ from siambench.progress import say
 FORMAT = "siambench-pretrain"
 KEEP = 2
 _NAME = re.compile(r"checkpoint_(\d{4,})(?:_(\d{6,}))?\.pth")
+_WRITING = re.compile("PytorchStreamWriter|inline_container|iostream")  # of torch's zip writer
 _SEAL = b"siambench sha256 "  # and 64 hex digits: the comment at the end of the zip archive
 
 
@@ -44,7 +45,9 @@ def save_checkpoint(out: Path, epoch: int, step: int, state: dict[str, Any]) -> 
     with atomic_path(path) as temporary:
         try:
             torch.save({"format": FORMAT, "epoch": epoch, "step": step, **state}, temporary)
-        except RuntimeError as error:  # how torch's zip writer reports a full disk
+        except RuntimeError as error:
+            if not _WRITING.search(str(error)):
+                raise
             raise OSError(f"{_first_line(error)}; is the disk full?") from error
         seal(temporary)
     for old in checkpoints(out)[KEEP:]:
@@ -64,24 +67,39 @@ def load_latest(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     for path in found:
         try:
             check_seal(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
-                raise ValueError(f"format is {state['format']!r}")
-        except Exception as error:
-            say(f"{path} is damaged ({_first_line(error)}); trying the one before")
+        except ValueError as error:
+            say(f"{path} is damaged ({error}); trying the one before")
             continue
-        made = state["recipe"]
-        changed = [k for k in wanted if made.get(k) != wanted[k]]
-        if changed:
-            was, now = made.get(changed[0]), wanted[changed[0]]
-            raise UserError(
-                f"{path} was made with {changed[0]} = {was}, not {now}; give another --out, or "
-                f"remove {out} to start over"
-            )
-        return state
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        _same_run(path, _flat(state["recipe"]), _flat(wanted))
+        return dict(state)
     if found:
         raise UserError(f"{out}: every checkpoint is damaged; remove them to start over")
     return None
+
+
+def _same_run(path: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """A setting that ``path`` does not know, being older, had what is now its default.
+
+    Raises:
+        UserError: names the first setting that differs.
+    """
+    default = _flat(recipe(PretrainConfig(data=""), ""))
+    for name, now in wanted.items():
+        was = made.get(name, default.get(name))
+        if was != now:
+            raise UserError(
+                f"{path} was made with {name} = {was}, not {now}; give another --out, or remove "
+                f"{path.parent} to start over"
+            )
+
+
+def _flat(made: dict[str, Any]) -> dict[str, Any]:
+    """``augment`` by its fields."""
+    nested = {f"augment.{k}": v for k, v in made["augment"].items()}
+    return {**{k: v for k, v in made.items() if k != "augment"}, **nested}
 
 
 def checkpoints(out: Path) -> list[Path]:

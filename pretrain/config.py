@@ -146,6 +146,8 @@ RUNTIME_FIELDS = frozenset(
         "data",
         "out",
         "preset",
+        "knn_every",
+        "knn_images",
         "on_collapse",
         "collapse_steps",
         "log_every",
@@ -179,7 +181,7 @@ def check_config(config: PretrainConfig) -> None:
     _need("knn_every", c.knn_every, c.knn_every >= 0, "at least 0")
     for name in ("log_every", "checkpoint_every", "collapse_steps"):
         _need(name, getattr(c, name), getattr(c, name) >= 1, "at least 1")
-    _need("seed", c.seed, c.seed >= 0, "at least 0")
+    _need("seed", c.seed, 0 <= c.seed < 2**63, "0 or more, and below 2**63")
     _check_augment(c.augment, c.views)
     if c.knn_every:
         _need("knn_images", c.knn_images, c.knn_images >= 1, "at least 1; --knn_every 0 for none")

@@ -30,7 +30,8 @@ def crop_box(
         if 0 < w <= width and 0 < h <= height:
             return int(u[2] * (width - w + 1)), int(u[3] * (height - h + 1)), w, h
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    w = max(1, min(width, round(height * aspect)))
+    h = max(1, min(height, round(width / aspect)))
     return (width - w) // 2, (height - h) // 2, w, h
 
 

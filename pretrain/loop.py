@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pretrain.checkpoint import checkpoint_path
 from pretrain.config import PretrainConfig, check_config
+from pretrain.folder import INTERRUPTED, held
 from pretrain.monitors import output_std
 from pretrain.order import check_divides
-from pretrain.run import Run, lay_out
+from pretrain.run import Run, lay_out, open_data
 from pretrain.signals import stop_requests
 from pretrain.watch import check_tensorboard
 from siambench.distributed import join
-from siambench.errors import UserError
 from siambench.progress import bar, say
 
 
@@ -30,13 +30,15 @@ def run(config: PretrainConfig) -> Path:
         UserError: bad data or settings (before the first step), a loss that is not finite, a
             collapse under ``on_collapse="stop"``, or another process of the run that is lost.
     """
-    with join(config.device) as world:
+    with join(config.device) as world, ExitStack() as stack:
         world.from_first(lambda: check(config, world.size))
-        run = lay_out(config, world)
+        data = world.from_first(lambda: open_data(config))
+        world.from_first(lambda: stack.enter_context(held(Path(config.out))))
+        run = lay_out(config, world, data)
         start, clock = run.step, time.monotonic()
-        if start == run.total and not (run.knn and run.knn.at_work):
-            return checkpoint_path(Path(config.out), config.epochs)
         run.watch.open(start)
+        if start == run.total and not world.any(bool(run.knn and run.knn.at_work)):
+            return checkpoint_path(Path(config.out), config.epochs)
         try:
             path = train(run)
         finally:
@@ -64,6 +66,7 @@ def train(run: Run) -> Path:
     config, optimizer, watch = run.config, run.optimizer, run.watch
     model = run.world.parallel(run.method, static=config.accumulate == 1)
     model.train()
+    stop_if_collapsed(run)
     path = checkpoint_path(Path(config.out), *divmod(run.step, run.steps))
     with stop_requests() as asked, bar(f"pretrain {config.method}", run.total, run.step) as shown:
         while run.step < run.total:
@@ -79,12 +82,12 @@ def train(run: Run) -> Path:
                 watch.step_line(run.step, rates(optimizer), shown)
             if epoch_done:
                 end_epoch(run, epoch + 1)
-            collapsed = watch.has_collapsed and config.on_collapse == "stop"
-            stop = run.world.any(bool(asked)) or collapsed
-            if epoch_done or stop or run.step % config.checkpoint_every == 0:
+            stop = run.world.any(bool(asked))
+            if epoch_done or stop or run.collapsed or run.step % config.checkpoint_every == 0:
                 path = run.save()
+            stop_if_collapsed(run)
             if stop and run.step < run.total:
-                leave(run, path, collapsed, asked.name)
+                leave(run, path, asked.name)
     if run.knn and run.knn.at_work:
         run.knn.wait()
         path = run.save()
@@ -99,7 +102,7 @@ def gradients(run: Run, model: nn.Module) -> tuple[Tensor, Tensor | None]:
     parts = run.config.accumulate
     losses, stds = [], []
     for part in range(parts):
-        views, labels = run.watch.waiting(run.batches)
+        views, labels = next(run.batches)
         alone = run.world.size == 1 or part + 1 == parts
         with nullcontext() if alone else model.no_sync():
             with torch.autocast(run.world.device.type, torch.bfloat16, enabled=run.config.bf16):
@@ -121,7 +124,7 @@ def set_lr(
 ) -> None:
     """Cosine decay stepped per epoch (facebookresearch/simsiam, main_simsiam.py), after a warm-up.
 
-    The warm-up is linear and per step (paper, section 4.2: ten epochs for batches of 1,024 and
+    The warm-up is linear and per step (paper, section 4.3: ten epochs for batches of 1,024 and
     more) and for every group: one with ``fix_lr`` rises with the others, then keeps ``lr``.
     """
     warm = config.warmup_epochs
@@ -143,22 +146,35 @@ def end_epoch(run: Run, epoch: int) -> None:
     config = run.config
     run.watch.epoch_line(epoch, rates(run.optimizer)[0])
     if run.knn and (epoch == config.epochs or epoch % config.knn_every == 0):
-        run.knn.start(epoch, run.method.backbone)
+        with run.watch.paused():
+            run.knn.start(epoch, run.method.backbone)
 
 
-def leave(run: Run, path: Path, collapsed: bool, signal: str) -> None:
-    """Stop before the end of the run; everything is saved in ``path``.
+def stop_if_collapsed(run: Run) -> None:
+    """End a run whose output has collapsed, if that is what the settings ask for.
 
     Raises:
-        UserError: the output has collapsed.
+        UserError: it has.
+    """
+    if run.collapsed:
+        raise run.world.problem(
+            f"stopped at step {run.step}: the output has collapsed, its std under a tenth of "
+            f"1/√{run.config.dim} for {run.watch.collapsed} steps; {run.config.out} holds the state; "
+            "try a lower --base_lr with another --out, or go on with --on_collapse warn"
+        )
+
+
+def leave(run: Run, path: Path, signal: str) -> None:
+    """Stop before the end of the run, when every process knows that ``path`` is written.
+
+    A file named ``interrupted`` beside it tells schedulers that the same command goes on.
+
+    Raises:
         KeyboardInterrupt: a signal asked for it, here or in another process.
     """
-    if collapsed:
-        raise UserError(
-            f"stopped at step {run.step}: the output has collapsed, its std under a tenth of "
-            f"1/√{run.config.dim} for {run.watch.collapsed} steps; {path} holds the state; try a "
-            "lower --base_lr, or go on with --on_collapse warn"
-        )
+    if run.world.rank == 0:
+        (path.parent / INTERRUPTED).touch()
+    run.world.any(False)
     say(f"{signal or 'another process was asked to stop'}: step {run.step} is saved in {path}")
     raise KeyboardInterrupt
 

@@ -52,7 +52,7 @@ class KnnMonitor:
         workers: int,
         background: bool | None = None,
     ) -> None:
-        self.device, self.workers = device, workers
+        self.device, self.workers, self.bf16 = device, workers, config.bf16
         if background is None:
             background = device.type == "cuda"
         self.thread = ThreadPoolExecutor(1) if background else None
@@ -104,23 +104,30 @@ class KnnMonitor:
 
     def accuracy(self, frozen: nn.Module) -> float:
         """Top-1 accuracy in percent of a backbone in evaluation mode."""
-        features = [
-            extract(
-                frozen,
-                files,
-                mean=IMAGENET_MEAN,
-                std=IMAGENET_STD,
-                device=self.device,
-                workers=0 if self.thread else self.workers,
-                title="",
-            )
-            for files in self.files
-        ]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            features = [self._features(frozen, files) for files in self.files]
         k = min(20, len(features[0]))
         found = knn_accuracy(
-            features[0], self.labels[0], features[1], self.labels[1], ks=[k], temperatures=[0.07]
+            features[0],
+            self.labels[0],
+            features[1],
+            self.labels[1],
+            ks=[k],
+            temperatures=[0.07],
+            device=self.device,
         )
         return found[(k, 0.07)]
+
+    def _features(self, frozen: nn.Module, files: Dataset[Tensor]) -> np.ndarray:
+        return extract(
+            frozen,
+            files,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            device=self.device,
+            workers=0 if self.thread else self.workers,
+            title="",
+        )
 
     def _copied(self) -> torch.cuda.Event | None:
         """The moment when the training's stream has copied the weights."""
@@ -141,7 +148,12 @@ class _Decoded(Dataset[Tensor]):
     """Images decoded once and kept, since a thread beside a GPU may not start loader processes."""
 
     def __init__(self, files: ImageFiles, workers: int) -> None:
-        self.images = torch.cat(list(DataLoader(files, 256, num_workers=workers)))
+        side = files[0].shape
+        self.images = torch.empty((len(files), *side), dtype=torch.uint8)
+        start = 0
+        for batch in DataLoader(files, 256, num_workers=workers):
+            self.images[start : start + len(batch)] = batch
+            start += len(batch)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -14,15 +14,16 @@ from pretrain.config import PretrainConfig
 from pretrain.methods import Method, build_method
 from pretrain.monitors import KnnMonitor
 from pretrain.order import BatchOrder
+from pretrain.signals import leave_to_parent
 from pretrain.views import Views, finish
 from pretrain.watch import Watch
-from siambench.data.images import ImageList, describe, read_image_folder
+from siambench.data.images import ImageList, read_image_folder
 from siambench.device import seed_everything, share_cores
 from siambench.distributed import World, local_size, sync_batchnorm
 from siambench.errors import UserError
-from siambench.files import writable_folder
 from siambench.progress import say
 
+Data = tuple[ImageList, ImageList | None, dict[str, Any]]  # train, val for the monitor, recipe
 Batch = tuple[list[Tensor], Tensor]  # normalised views (N, 3, H, W) each, labels (N,)
 
 
@@ -61,12 +62,21 @@ class Run:
         """Steps of the whole run."""
         return self.config.epochs * self.steps
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether the output has collapsed, and the settings ask to stop for that."""
+        return self.watch.has_collapsed and self.config.on_collapse == "stop"
+
     def save(self) -> Path:
         """Write a checkpoint of the state after ``step`` steps (process 0 writes; all know the path).
 
         Raises:
             UserError: a loss or a weight is not finite, or the file cannot be written.
         """
+        with self.watch.paused():
+            return self._save()
+
+    def _save(self) -> Path:
         self.watch.read(self.step)
         out, (epoch, step) = Path(self.config.out), divmod(self.step, self.steps)
         if self.world.rank:
@@ -85,19 +95,20 @@ class Run:
             "watch": self.watch.state(),
             "knn": self.knn.state() if self.knn else {},
         }
+        self.watch.write_steps()
         path = save_checkpoint(out, epoch, step, state)
         self.watch.write_history()
         return path
 
 
-def lay_out(config: PretrainConfig, world: World) -> Run:
-    """Read the data, build the method, take up the checkpoint if there is one.
+def lay_out(config: PretrainConfig, world: World, data: Data) -> Run:
+    """Build the method on ``data`` (of :func:`open_data`), take up the checkpoint if there is one.
 
     Raises:
-        UserError: the data or the run folder will not do.
+        UserError: the checkpoint is another run's, or none can be read.
     """
+    train, val, wanted = data
     workers = share_cores(config.workers, world.device, local_size())
-    train, val, wanted = world.from_first(lambda: _open(config))
     lr = config.base_lr * config.batch_size / 256
     steps = len(train) // config.batch_size
     seed_everything(config.seed)
@@ -124,10 +135,7 @@ def lay_out(config: PretrainConfig, world: World) -> Run:
     if config.compile:
         method.compile()
     torch.backends.cudnn.benchmark = True  # all batches have one shape
-    knn = None
-    if val is not None and world.rank == 0:
-        knn = KnnMonitor(train, val, config, world.device, workers)
-        knn.resume(state["knn"] if state else {}, method.backbone)
+    watch = Watch(config, world, steps, state["watch"] if state else None)
     order = BatchOrder(
         len(train),
         config.batch_size,
@@ -141,10 +149,15 @@ def lay_out(config: PretrainConfig, world: World) -> Run:
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         Views(train, config.augment, config.views, method.views, config.seed),
         batch_sampler=order,
-        num_workers=workers,
+        num_workers=workers if len(order) else 0,
         pin_memory=world.device.type == "cuda",
+        worker_init_fn=leave_to_parent,
     )
-    watch = Watch(config, world, steps, state["watch"] if state else None)
+    loaded = iter(loader)  # its processes start before the monitor's thread does
+    knn = None
+    if val is not None and world.rank == 0:
+        knn = KnnMonitor(train, val, config, world.device, workers)
+        knn.resume(state["knn"] if state else {}, method.backbone)
     return Run(
         config=config,
         world=world,
@@ -156,24 +169,26 @@ def lay_out(config: PretrainConfig, world: World) -> Run:
         step=step,
         watch=watch,
         knn=knn,
-        batches=_batches(loader, config, world.device),
+        batches=_batches(watch.waiting(_on_device(loaded, world.device)), config),
     )
 
 
-def _open(config: PretrainConfig) -> tuple[ImageList, ImageList | None, dict[str, Any]]:
-    """The images of both splits (no ``val`` without the monitor), and the run's recipe."""
+def open_data(config: PretrainConfig) -> Data:
+    """The images of both splits (no ``val`` without the monitor), checked, and the run's recipe.
+
+    Raises:
+        UserError: the data will not do.
+    """
     train = read_image_folder(config.data, "train", skip_bad=config.skip_bad)
     if config.batch_size > len(train):
         raise UserError(
             f"batch_size {config.batch_size} is larger than the {len(train)} training images of "
             f"{config.data}; lower --batch_size"
         )
-    splits, val = {"train": train}, None
+    val = None
     if config.knn_every:
         val = read_image_folder(config.data, "val", skip_bad=config.skip_bad, classes=train.classes)
-        splits["val"] = val
-    writable_folder(config.out, "run folder")
-    return train, val, recipe(config, describe(config.data, splits).fingerprint)
+    return train, val, recipe(config, train.fingerprint())
 
 
 def _summary(config: PretrainConfig, world: World, images: int, steps: int, lr: float) -> str:
@@ -188,23 +203,14 @@ def _summary(config: PretrainConfig, world: World, images: int, steps: int, lr: 
     )
 
 
-def _batches(
-    loader: DataLoader[dict[str, Tensor]], config: PretrainConfig, device: torch.device
-) -> Iterator[Batch]:
-    """Batches on the device, their views finished there.
-
-    Raises:
-        UserError: an image that was whole at the start cannot be decoded.
-    """
-    try:
-        for batch in _on_device(loader, device):
-            yield finish(batch, config.augment, config.views), batch["label"]
-    except UserError as error:  # a loader process puts its traceback before the message
-        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+def _batches(loaded: Iterator[dict[str, Tensor]], config: PretrainConfig) -> Iterator[Batch]:
+    """Batches on the device, their views finished there."""
+    for batch in loaded:
+        yield finish(batch, config.augment, config.views), batch["label"]
 
 
 def _on_device(
-    loader: DataLoader[dict[str, Tensor]], device: torch.device
+    loader: Iterator[dict[str, Tensor]], device: torch.device
 ) -> Iterator[dict[str, Tensor]]:
     """Batches copied to ``device``; to a GPU on a stream of its own, one batch ahead of the steps."""
     if device.type != "cuda":
@@ -217,14 +223,16 @@ def _on_device(
             moved = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             ahead.append((moved, side.record_event()))
         if len(ahead) > 1:
-            yield _taken_over(*ahead.pop(0))
+            yield _taken_over(*ahead.pop(0), device)
     for last in ahead:
-        yield _taken_over(*last)
+        yield _taken_over(*last, device)
 
 
-def _taken_over(batch: dict[str, Tensor], copied: torch.cuda.Event) -> dict[str, Tensor]:
+def _taken_over(
+    batch: dict[str, Tensor], copied: torch.cuda.Event, device: torch.device
+) -> dict[str, Tensor]:
     """``batch`` for the current stream, which waits for the copy."""
-    current = torch.cuda.current_stream()
+    current = torch.cuda.current_stream(device)
     current.wait_event(copied)
     for tensor in batch.values():
         tensor.record_stream(current)

@@ -16,17 +16,23 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name = ""
-        self._owner = os.getpid()
 
     def __bool__(self) -> bool:
         return bool(self.name)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:
-            return  # a loader process, which inherits the handler: its parent decides
         if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+
+
+def leave_to_parent(worker: int) -> None:
+    """For a loader process: what asks a whole process group to stop is for the parent to answer.
+
+    torchrun, schedulers and terminals signal the group; a loader process that dies of it would cost
+    the parent its step. So it leaves the group. The parent ends it, and one without a parent ends itself.
+    """
+    os.setpgid(0, 0)
 
 
 @contextmanager

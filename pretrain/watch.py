@@ -5,8 +5,10 @@ Losses and stds stay on the device until a line is due, so that the loop never w
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,8 +47,12 @@ class Watch:
             self.window = [list(pair) for pair in state["window"]]
             self.epoch, self.collapsed = list(state["epoch"]), state["collapsed"]
         self.unread: list[Tensor] = []
-        self.waited = 0.0
-        self.clock = self.epoch_clock = time.monotonic()
+        self.waited, self.counted = (
+            0.0,
+            0,
+        )  # seconds for data, steps: since the last line, by this process
+        self.clock = time.monotonic()
+        self.epoch_clock = self.clock - (state["seconds"] if state is not None else 0.0)
         self.board: Any = None
 
     def open(self, step: int) -> None:
@@ -76,10 +82,12 @@ class Watch:
             "window": self.window,
             "epoch": self.epoch,
             "collapsed": self.collapsed,
+            "seconds": time.monotonic() - self.epoch_clock,
         }
 
     def add(self, loss: Tensor, std: Tensor | None) -> None:
         """Note a step's loss and std (scalars on the device) without waiting for them."""
+        self.counted += 1
         self.unread.append(
             torch.stack((loss, torch.full_like(loss, math.nan) if std is None else std))
         )
@@ -97,7 +105,7 @@ class Watch:
         limit = 0.1 * self.config.dim**-0.5
         for number, (loss, std) in enumerate(fetched, first):
             if not math.isfinite(loss):
-                raise UserError(self.not_finite(f"the loss is {loss}", number))
+                raise self.world.problem(self.not_finite(f"the loss is {loss}", number))
             self.window.append([loss, std])
             self.epoch = [self.epoch[0] + 1, self.epoch[1] + loss, self.epoch[2] + std]
             self.collapsed = self.collapsed + 1 if std < limit else 0
@@ -111,12 +119,23 @@ class Watch:
             "--base_lr, some --warmup_epochs or --bf16 false, with another --out"
         )
 
-    def waiting(self, batches: Iterator[T]) -> T:
-        """The next of ``batches``, the time it takes counted as waiting for data."""
+    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
+        """``batches``, the time that each takes counted as waiting for data."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the body's time as training."""
         start = time.monotonic()
-        batch = next(batches)
-        self.waited += time.monotonic() - start
-        return batch
+        yield
+        spent = time.monotonic() - start
+        self.clock, self.epoch_clock = self.clock + spent, self.epoch_clock + spent
 
     @property
     def has_collapsed(self) -> bool:
@@ -136,17 +155,17 @@ class Watch:
             "std": _or_none(std),
             "lr": rates[0],
             "predictor_lr": rates[1] if len(rates) > 1 else None,
-            "images_per_second": round(count * self.config.batch_size / seconds, 2),
+            "images_per_second": round(self.counted * self.config.batch_size / seconds, 2),
             "data_wait": round(min(1.0, self.waited / seconds), 4),
         }
-        self.clock, self.waited, self.window = now, 0.0, []
+        done, self.clock, self.waited, self.counted, self.window = self.counted, now, 0.0, 0, []
         shown = {"loss": loss, "std": std * self.config.dim**0.5, "lr": rates[0]}
         if len(rates) > 1 and rates[1] != rates[0]:
             shown["pred lr"] = rates[1]
         shown = {k: v for k, v in shown.items() if math.isfinite(v)}
         speed = f"{line['images_per_second']:.0f}"
         progress.advance(
-            count,
+            done,
             epoch=str(line["epoch"]),
             **{"std·√d" if k == "std" else k: v for k, v in shown.items()},
             **{"images/s": speed, "data wait": f"{100 * float(line['data_wait']):.0f} %"},
@@ -183,6 +202,13 @@ class Watch:
         for epoch, accuracy in found.items():
             self.history[epoch - 1]["knn_top1"] = accuracy
             self._to_board({"knn_top1": accuracy}, epoch * self.steps, ("knn_top1",))
+
+    def write_steps(self) -> None:
+        """Make the step lines so far outlive a power cut, as the checkpoint that follows does."""
+        path = self.out / "steps.jsonl"
+        if path.exists():
+            with open(path, "rb") as handle:
+                os.fsync(handle.fileno())
 
     def write_history(self) -> None:
         """Write monitor.jsonl whole."""

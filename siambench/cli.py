@@ -25,6 +25,7 @@ def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     output and implies ``--quiet``.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     as_json = _take(arguments, "--json")
     set_quiet(_take(arguments, "--quiet") or as_json)
     logging.captureWarnings(True)  # library chatter does not belong between progress lines
@@ -32,14 +33,15 @@ def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         config = parse_args(verb, arguments)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             result = verb(config)  # what it prints for people must not mix with the JSON
-        if as_json:
+        if as_json and first:
             print(_to_json(result))
         return result if isinstance(result, int) else EXIT_DONE
     except UserError as error:
         print(f"siambench: error: {error}", file=sys.stderr)
         return EXIT_USER
     except KeyboardInterrupt:
-        print("siambench: interrupted; the same command goes on from here", file=sys.stderr)
+        if first:
+            print("siambench: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `siambench ... | head`
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

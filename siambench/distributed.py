@@ -23,7 +23,7 @@ T = TypeVar("T")
 _TIMEOUT = timedelta(
     minutes=30
 )  # for one process at work while the others wait, e.g. listing files
-_LOST = re.compile(r"gloo|nccl|peer|broken pipe|distributed|store", re.IGNORECASE)
+_LOST = re.compile(r"gloo/transport|Connection (closed|reset) by peer|NCCL")  # plain RuntimeErrors
 _SYNC_BUFFERS = (  # renamed in torch 2.15
     "forward_sync_buffers"
     if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
@@ -67,6 +67,10 @@ class World:
         if not parcel[1]:
             raise SystemExit(EXIT_USER)
         return parcel[0]  # type: ignore[no-any-return]
+
+    def problem(self, text: str) -> BaseException:
+        """What to raise for a problem that every process sees: a UserError in the first, silence else."""
+        return SystemExit(EXIT_USER) if self.rank else UserError(text)
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process. A few bytes between hosts: a GPU does not wait."""
@@ -116,31 +120,47 @@ def join(device: str) -> Iterator[World]:
     Raises:
         UserError: the device is not there, or another process of the job is lost.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World(0, 1, pick_device(device))
-        return
-    rank = int(os.environ["RANK"])
     here = pick_device(device)
+    size, rank, local_rank = (_told(n) for n in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    if size is None or size == 1:
+        if here.type == "cuda":
+            torch.cuda.set_device(here.index or 0)  # whose streams are the current ones from now on
+        yield World(0, 1, here)
+        return
+    if rank is None or local_rank is None:
+        raise UserError("WORLD_SIZE is set, RANK or LOCAL_RANK is not; start with torchrun")
     if here.type == "cuda":
-        here = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        here = pick_device(f"cuda:{local_rank}")
         torch.cuda.set_device(here)
     backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, timeout=_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"process {rank} of {size} cannot join: {_first_line(error)}") from error
+    try:
         with quieted(rank != 0):
             yield World(rank, size, here)
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"process {rank} of {size} lost another one ({reason}); the first error that any "
-            "process printed says why"
+            f"process {rank} of {size} lost another one ({_first_line(error)}); the first error that "
+            "any process printed says why"
         ) from error
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()
+
+
+def _told(name: str) -> int | None:
+    """The number that torchrun put into the environment."""
+    text = os.environ.get(name)
+    if text is not None and not text.isdecimal():
+        raise UserError(f"{name} is {text!r} in the environment; torchrun sets it to a number")
+    return None if text is None else int(text)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def local_size() -> int:
@@ -151,8 +171,8 @@ def local_size() -> int:
 def sync_batchnorm(model: nn.Module, world: World) -> nn.Module:
     """Make every batch norm of ``model`` take its statistics over all processes; same names, in place.
 
-    On GPUs torch's SyncBatchNorm; it has no CPU version, so there :class:`SyncBatchNorm`. Every
-    process must hold equally many values.
+    On GPUs torch's SyncBatchNorm, whose forward pass makes the host wait for the GPU in each layer; it
+    has no CPU version, so there :class:`SyncBatchNorm`. Every process must hold equally many values.
     """
     if world.size == 1:
         return model

@@ -1,17 +1,22 @@
 """Runs in processes of their own that have torch loaded when they start, so that many are cheap."""
 
+import functools
 import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import torch
 
+import pretrain.loop
+import pretrain.run
 from pretrain.loop import run, train
-from pretrain.run import lay_out
+from pretrain.monitors import KnnMonitor
+from pretrain.run import lay_out, open_data
 from siambench.distributed import join
 from siambench.errors import UserError
 
@@ -23,11 +28,41 @@ CLOCKS = {"seconds", "images_per_second", "data_wait"}  # what differs between t
 def in_double(config):
     """A whole run in float64: rounding stays too small for training to amplify it."""
     with join(config.device) as world:
-        laid_out = lay_out(config, world)
+        Path(config.out).mkdir(exist_ok=True)
+        laid_out = lay_out(config, world, open_data(config))
         laid_out.method.double()
         laid_out.batches = (([v.double() for v in vs], y) for vs, y in laid_out.batches)
         laid_out.watch.open(0)
         train(laid_out)
+
+
+def killed_while_it_waits(config):
+    """A run with the monitor in the background, killed at its end while the monitor works."""
+    pretrain.run.KnnMonitor = functools.partial(KnnMonitor, background=True)
+    KnnMonitor.wait = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+    KnnMonitor.finished = lambda self: {}
+    run(config)
+
+
+def slow_to_save(config):
+    """A run that is asked to stop in its second process, and whose first takes a while to save."""
+    save = pretrain.run.save_checkpoint
+
+    def slow(out, *rest):
+        (out / "saving").touch()
+        threading.Event().wait(2)
+        return save(out, *rest)
+
+    pretrain.run.save_checkpoint = slow
+    if os.environ["RANK"] == "1":
+        train_one = pretrain.loop.gradients
+
+        def asked(laid_out, model):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return train_one(laid_out, model)
+
+        pretrain.loop.gradients = asked
+    run(config)
 
 
 def begin(config, log, rank=0, size=1, port=0, work=run):
@@ -55,17 +90,21 @@ def begin_all(config, folder, size, work=run):
     return [begin(config, folder / f"{rank}.log", rank, size, port, work) for rank in range(size)]
 
 
-def end(process, after=None, number=signal.SIGKILL):
-    """Wait; send a signal ``after`` seconds if it still runs then. The exit code."""
+def end(process, after=None, number=signal.SIGKILL, group=False):
+    """Wait; send a signal ``after`` seconds if it still runs then. The exit code.
+
+    With ``group`` it goes to the loader processes too, as torchrun's and schedulers' signals do.
+    """
     process.join(after)
     if process.is_alive() and after is not None:
-        os.kill(process.pid, number)
+        (os.killpg if group else os.kill)(process.pid, number)
     process.join(120)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 
 
 def _work(work, config, log, environment):
+    os.setpgrp()
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # of loader processes, as in a script
     torch.set_num_threads(1)

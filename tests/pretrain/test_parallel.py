@@ -34,10 +34,21 @@ def config(scenes, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("size", "accumulate"), [(2, 1), (4, 1), (2, 2)])
-def test_processes_follow_the_trajectory_of_one(config, tmp_path, size, accumulate):
+@pytest.mark.parametrize(
+    ("size", "switches"),
+    [
+        (2, {}),
+        (4, {}),
+        (2, {"accumulate": 2}),
+        (2, {"predictor": "fixed", "mlp_bn": "all"}),
+        (2, {"predictor": "none", "symmetric": False, "accumulate": 2}),
+        (2, {"stop_gradient": False, "similarity": "cross_entropy", "mlp_bn": "none"}),
+        (2, {"method": "supervised", "base_lr": 0.1}),
+    ],
+)
+def test_processes_follow_the_trajectory_of_one(config, tmp_path, size, switches):
     """21 steps in float64: in float32 two roundings of one trajectory part by a factor 3 a step."""
-    config = replace(config, accumulate=accumulate)
+    config = replace(config, **switches)
     alone = replace(config, out=str(tmp_path / "alone"))
     assert end(begin(alone, tmp_path / "alone.log", work=in_double)) == 0
     processes = begin_all(config, tmp_path, size, work=in_double)
@@ -51,18 +62,18 @@ def test_processes_follow_the_trajectory_of_one(config, tmp_path, size, accumula
     assert [x["step"] for x in one] == list(range(1, 22)) == [x["step"] for x in many]
     np.testing.assert_allclose([x["loss"] for x in one], [x["loss"] for x in many], atol=TIGHT)
     # The trajectory went somewhere: agreement is not that of two runs that stand still.
-    assert one[-1]["loss"] < one[0]["loss"] - 0.05
+    assert min(x["loss"] for x in one) < one[0]["loss"] - 1e-3
 
 
 def test_accumulation_is_the_mean_of_the_parts_gradients(config, tmp_path):
     """Without batch norm over the batch, parts and whole are the same; with it they are not."""
     from pretrain.loop import gradients
-    from pretrain.run import lay_out
+    from pretrain.run import lay_out, open_data
     from siambench.distributed import World
 
     def step(accumulate):
         settings = replace(config, accumulate=accumulate, batch_size=32)
-        made = lay_out(settings, World(0, 1, torch.device("cpu")))
+        made = lay_out(settings, World(0, 1, torch.device("cpu")), open_data(settings))
         made.method.eval()  # running statistics: images do not see each other
         loss, _ = gradients(made, made.method)
         return loss, [p.grad for p in made.method.parameters()]

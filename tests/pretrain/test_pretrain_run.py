@@ -16,12 +16,12 @@ from processes import identical, lines, weights
 from torch.utils.data import default_collate
 
 from pretrain import VERBS
-from pretrain.checkpoint import checkpoints
+from pretrain.checkpoint import checkpoints, seal
 from pretrain.config import AugmentConfig, PretrainConfig, check_config
 from pretrain.loop import gradients, run
 from pretrain.methods.supervised import Supervised
 from pretrain.monitors import KnnMonitor
-from pretrain.run import lay_out
+from pretrain.run import lay_out, open_data
 from pretrain.views import Views, finish
 from pretrain.watch import Watch
 from siambench.config import make_config
@@ -109,7 +109,7 @@ WRONG = {
     "log_every": [0],
     "checkpoint_every": [0],
     "collapse_steps": [0],
-    "seed": [-1],
+    "seed": [-1, 2**64],
     "augment.crop": [7],
     "augment.resize": [23],
     "augment.flip": [-0.1, 1.1],
@@ -232,11 +232,62 @@ def test_a_collapse_is_said_once_after_the_stated_steps(config, capsys):
 def test_a_collapse_stops_the_run_if_asked(config, monkeypatch, capsys):
     monkeypatch.setattr("pretrain.loop.output_std", lambda z: z.new_tensor(0.001))
     config = replace(config, collapse_steps=7, log_every=2, knn_every=0)
-    with pytest.raises(UserError, match=r"stopped at step 8: .* for 8 steps; .*0001_000003.pth"):
-        run(replace(config, on_collapse="stop"))
+    stops = replace(config, on_collapse="stop")
+    for _ in range(2):  # started again, it does not go on a step and lose an older checkpoint
+        with pytest.raises(UserError, match=r"stopped at step 8: .* for 8 steps; "):
+            run(stops)
+        kept = [p.name for p in checkpoints(Path(config.out))]
+        assert kept == ["checkpoint_0001_000003.pth", "checkpoint_0001.pth"]
     path = run(config)  # and goes on under warn
     assert path.name == "checkpoint_0004.pth"
     assert "resuming" in capsys.readouterr().err
+
+
+def test_lines_do_not_count_what_another_process_did_nor_pauses(config, monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr("pretrain.watch.time.monotonic", lambda: float(next(now)))
+    Path(config.out).mkdir()
+    shown = Bar("", 100, 0)
+    watch = Watch(config, World(0, 1, torch.device("cpu")), 5, None)
+    for _ in range(2):
+        watch.add(torch.tensor(-1.0), torch.tensor(0.2))
+    watch.read(2)
+    state = watch.state()
+    watch = Watch(config, World(0, 1, torch.device("cpu")), 5, state)  # killed and started again
+    watch.add(torch.tensor(-0.5), torch.tensor(0.2))
+    with watch.paused():
+        for _ in range(50):
+            next(now)
+    list(watch.waiting(iter([1, 2])))
+    watch.step_line(3, [0.1], shown)
+    line = json.loads((Path(config.out) / "steps.jsonl").read_text())
+    assert line["loss"] == pytest.approx(-2.5 / 3)  # of all three steps
+    assert shown.done == 1
+    # One step in 8 ticks of the clock, the 51 of the pause left out; three batches were waited for.
+    assert line["images_per_second"] == pytest.approx(20 / 8)
+    assert line["data_wait"] == pytest.approx(3 / 8)
+
+
+def test_how_closely_it_is_watched_may_change(config, capsys):
+    run(replace(config, epochs=4, knn_every=2))
+    state = torch.load(Path(config.out) / "checkpoint_0004.pth", weights_only=True)
+    assert not {"knn_every", "log_every", "workers"} & state["recipe"].keys()
+    run(replace(config, knn_every=1, log_every=7, checkpoint_every=3, on_collapse="stop"))
+    with pytest.raises(UserError, match=r"was made with augment.blur = 0.5, not 0.4; give another"):
+        run(replace(config, augment=replace(config.augment, blur=0.4)))
+
+
+def test_a_setting_that_an_older_checkpoint_does_not_know_had_its_default(config):
+    path = run(config)
+    state = torch.load(path, weights_only=True)
+    del state["recipe"]["similarity"]
+    for checkpoint in checkpoints(path.parent):
+        checkpoint.unlink()
+    torch.save(state, path)
+    seal(path)
+    assert run(config) == path
+    with pytest.raises(UserError, match="similarity = cosine, not cross_entropy"):
+        run(replace(config, similarity="cross_entropy"))
 
 
 def test_tensorboard_when_asked(config, tmp_path):
@@ -328,7 +379,11 @@ def test_gpu_run(config, method):
 
 @pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu(config):
-    made = lay_out(replace(config, device="cuda", bf16=True), World(0, 1, torch.device("cuda")))
+    made = lay_out(
+        replace(config, device="cuda", bf16=True),
+        World(0, 1, torch.device("cuda", 0)),
+        open_data(config),
+    )
     views = next(made.batches)
     made.batches = itertools.repeat(views)
     for mode in ("default", "error"):  # the first steps set things up
@@ -361,9 +416,8 @@ def test_bf16_is_close_to_float32(config, tmp_path):
     """One step of the loop: the loss within bfloat16's three digits, gradients much alike."""
     made = {}
     for bf16 in (False, True):
-        made[bf16] = lay_out(
-            replace(config, bf16=bf16, arch="resnet10-w16"), World(0, 1, torch.device("cpu"))
-        )
+        settings = replace(config, bf16=bf16, arch="resnet10-w16")
+        made[bf16] = lay_out(settings, World(0, 1, torch.device("cpu")), open_data(settings))
     found = {bf16: gradients(run, run.method)[0].item() for bf16, run in made.items()}
     assert found[False] == pytest.approx(found[True], abs=0.02)
     assert found[False] != found[True]

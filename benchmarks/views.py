@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder: it has a pretrain.py
+
 import numpy as np
 import torch
 from PIL import Image, ImageFilter

@@ -191,20 +191,17 @@ def one(row: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure one row; print the result as JSON."""
     set_quiet(True)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "train" / "a"
-        root.mkdir(parents=True)
-        files = [root / name for name in write_images(root).paths]
-        (root.parent / "b").mkdir()
-        files[-1] = files[-1].rename(root.parent / "b" / files[-1].name)
-        for turn in range(1, -(-options.batch * (options.steps + WARM) // IMAGES)):
-            for path in files:  # enough names for one epoch
-                (path.parent / f"{turn}-{path.name}").hardlink_to(path)
-        count = len(list(root.parent.rglob("*.jpg")))
+        (source := Path(folder) / "jpegs").mkdir()
+        files = [source / name for name in write_images(source).paths]
+        for number in range(options.batch * (options.steps + WARM)):  # one epoch, two classes
+            link = Path(folder) / "train" / "ab"[number % 2] / f"{number}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(files[number % IMAGES])
         config = PretrainConfig(
             data=folder,
             out=f"{folder}/out",
             arch=options.arch,
-            epochs=-(-options.batch * (options.steps + WARM) // count),
+            epochs=1,
             batch_size=options.batch,
             fix_pred_lr=True,
             augment=AugmentConfig(crop=options.crop),
@@ -232,7 +229,7 @@ def compare(rows: dict[str, Any], options: argparse.Namespace, launcher: list[st
     for _ in range(options.rounds):
         for name, row in rows.items():
             command = [sys.executable, *launcher, __file__, *arguments, f"--row={json.dumps(row)}"]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
     print("\nimages/s: median (lowest to highest), ratio to the first above of its kind")
     first: list[float] = []

@@ -48,12 +48,19 @@ _UNDECODABLE = (
 def decode(path: str | Path) -> Image.Image:
     """Decode an image to upright RGB: EXIF rotation applied, palette, grey and alpha as PIL does.
 
+    Of 16-bit grey the upper 8 bits are taken, where PIL's conversion makes nearly all of it white.
+
     Raises:
-        UserError: the file is absent, truncated or not an image.
+        UserError: the file is absent, truncated, not an image, or of floats, which have no range.
     """
     try:
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "F":
+                raise ValueError("its pixels are floats; save it with 8 bits")
+            if image.mode.startswith("I"):
+                upper = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+                return Image.fromarray(upper).convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None

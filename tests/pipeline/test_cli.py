@@ -70,7 +70,10 @@ def test_every_preset_is_a_valid_configuration_that_names_its_sources(verb):
             ["knn", "--backbone", "x", "--data", "y", "--preset", "nope"],
             "no preset 'nope'; it has: in1k-knn",
         ),
-        (["run", "nope"], "run file 'nope' does not exist and is not a shipped one (ablate-stopgrad, demo"),
+        (
+            ["run", "nope"],
+            "run file 'nope' does not exist and is not a shipped one (ablate-stopgrad, demo",
+        ),
         (["pretrain", "--data", "nowhere"], "nowhere/train does not exist"),
     ],
 )

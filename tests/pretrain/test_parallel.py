@@ -7,7 +7,7 @@ import pytest
 import torch
 from processes import begin, begin_all, end, in_double, lines, weights
 
-from pretrain.config import AugmentConfig, PretrainConfig
+from pretrain.config import AugmentConfig
 from pretrain.order import BatchOrder, check_divides
 from siambench.errors import UserError
 
@@ -15,11 +15,9 @@ TIGHT = 1e-7  # a thousandth of the 1e-4 that float32 would be held to
 
 
 @pytest.fixture
-def config(scenes, tmp_path):
-    return PretrainConfig(
-        data=str(scenes / "imagenet"),
-        out=str(tmp_path / "run"),
-        arch="resnet10-w8",
+def config(config):
+    return replace(
+        config,
         epochs=7,  # of three steps
         batch_size=32,
         base_lr=0.4,
@@ -29,8 +27,6 @@ def config(scenes, tmp_path):
         augment=AugmentConfig(crop=24, resize=24),
         knn_every=0,
         log_every=1,
-        device="cpu",
-        workers=0,
     )
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from pretrain import VERBS
 from pretrain.checkpoint import checkpoints, seal
-from pretrain.config import AugmentConfig, PretrainConfig, check_config
+from pretrain.config import check_config
 from pretrain.loop import gradients, run
 from pretrain.methods.supervised import Supervised
 from pretrain.monitors import KnnMonitor
@@ -32,24 +32,6 @@ from siambench.progress import Bar
 from siambench.resnet import build_resnet
 
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture
-def config(scenes, tmp_path):
-    return PretrainConfig(
-        data=str(scenes / "imagenet"),
-        out=str(tmp_path / "run"),
-        arch="resnet10-w8",
-        epochs=4,
-        batch_size=20,
-        dim=16,
-        pred_dim=4,
-        augment=AugmentConfig(crop=24, resize=24, recolour=0.5, rotate=5.0),
-        knn_every=2,
-        knn_images=40,
-        device="cpu",
-        workers=0,
-    )
 
 
 def test_monitor_lines_and_a_second_run_that_does_nothing(config, tmp_path):

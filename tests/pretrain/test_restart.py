@@ -25,7 +25,6 @@ from processes import (
 )
 
 from pretrain.checkpoint import check_seal, checkpoints
-from pretrain.config import AugmentConfig, PretrainConfig
 from pretrain.loop import run
 from pretrain.watch import Watch
 from siambench.errors import UserError
@@ -34,23 +33,9 @@ KILLS = 22
 
 
 @pytest.fixture
-def config(scenes, tmp_path):
-    return PretrainConfig(
-        data=str(scenes / "imagenet"),
-        out=str(tmp_path / "run"),
-        arch="resnet10-w8",
-        epochs=4,
-        batch_size=20,
-        dim=16,
-        pred_dim=4,
-        augment=AugmentConfig(crop=24, resize=24, recolour=0.5, rotate=5.0, noise=0.05),
-        knn_every=2,
-        knn_images=40,
-        log_every=3,
-        checkpoint_every=2,
-        device="cpu",
-        workers=0,
-    )
+def config(config):
+    augment = replace(config.augment, noise=0.05)
+    return replace(config, augment=augment, log_every=3, checkpoint_every=2)
 
 
 def test_killed_at_random_moments_the_run_ends_bit_for_bit_the_same(config, tmp_path):

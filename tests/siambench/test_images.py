@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siambench.data.images import check_images, dataset_name, decode, describe, read_image_folder
+from siambench.data.images import (
+    check_images,
+    dataset_name,
+    decode,
+    decode_array,
+    describe,
+    read_image_folder,
+)
 from siambench.errors import UserError
 from siambench.files import atomic_path, leftovers, temporary_path, write_text
 
@@ -157,3 +164,13 @@ def test_what_dead_processes_left_is_removed(tmp_path):
     assert len(leftovers(path)) == 1
     write_text(path, "x")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_sixteen_bit_grey_keeps_its_picture_and_floats_are_refused(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "deep.png")
+    for made in (np.asarray(decode(tmp_path / "deep.png")), decode_array(tmp_path / "deep.png")):
+        np.testing.assert_allclose(made, np.repeat(ramp[:, :, None] / 256, 3, 2), atol=1)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(UserError, match=r"float.tiff cannot be decoded \(its pixels are floats"):
+        decode(tmp_path / "float.tiff")

@@ -89,7 +89,7 @@ class PretrainConfig:
         on_collapse: warn, or stop, when the output has collapsed.
         collapse_steps: steps that the output's std must stay under a tenth of 1/sqrt(dim) for that.
         log_every: steps between lines of steps.jsonl; the loss is read from the device only then.
-        checkpoint_every: steps between checkpoints within an epoch; there is one after each epoch.
+        checkpoint_every: a checkpoint every so many steps of the run, and after each epoch.
         tensorboard: write OUT/tensorboard too.
         bf16: bfloat16 autocast.
         compile: torch.compile the method; for GPUs (minutes of compilation, no gain on a CPU).
@@ -179,6 +179,7 @@ def check_config(config: PretrainConfig) -> None:
     _need("hidden_dim", c.hidden_dim, c.hidden_dim >= 0, "at least 0")
     _need("pred_dim", c.pred_dim, c.pred_dim >= 1, "at least 1")
     _need("knn_every", c.knn_every, c.knn_every >= 0, "at least 0")
+    _need("workers", c.workers, c.workers >= -1, "0 or more, or -1")
     for name in ("log_every", "checkpoint_every", "collapse_steps"):
         _need(name, getattr(c, name), getattr(c, name) >= 1, "at least 1")
     _need("seed", c.seed, 0 <= c.seed < 2**63, "0 or more, and below 2**63")

@@ -31,7 +31,7 @@ def held(out: Path) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             raise UserError(
-                f"{out} is in use by {holder}; wait for it, or give another --out"
+                f"{out} is in use by {holder}; wait for it, end it, or give another --out"
             ) from None
         except OSError:
             pass  # no locks here

@@ -38,7 +38,9 @@ def run(config: PretrainConfig) -> Path:
         start, clock = run.step, time.monotonic()
         run.watch.open(start)
         if start == run.total and not world.any(bool(run.knn and run.knn.at_work)):
-            return checkpoint_path(Path(config.out), config.epochs)
+            path = checkpoint_path(Path(config.out), config.epochs)
+            say(f"pretrain {config.method}: done before: {path}")
+            return path
         try:
             path = train(run)
         finally:

@@ -59,7 +59,7 @@ def check_divides(batch_size: int, accumulate: int, size: int) -> None:
     below = batch_size // pieces * pieces
     nearest = " or ".join(str(b) for b in (below, below + pieces) if b >= 2 * pieces)
     raise UserError(
-        f"--batch_size {batch_size} does not divide into {size} processes x --accumulate "
-        f"{accumulate} = {pieces} pieces of at least two images; the nearest that does is "
+        f"--batch_size {batch_size} does not divide by processes x --accumulate = {size} x {accumulate} "
+        f"= {pieces} into pieces of at least two images; the nearest that does is "
         f"{nearest or 2 * pieces}"
     )

@@ -131,7 +131,8 @@ def lay_out(config: PretrainConfig, world: World, data: Data) -> Run:
         step = state["epoch"] * steps + state["step"]
         place = f"epoch {state['epoch']} of {config.epochs}"
         place += f", step {state['step']} of {steps}" if state["step"] else ""
-        say(f"resuming {config.out} after {place}")
+        if step < config.epochs * steps:
+            say(f"resuming {config.out} after {place}")
     if config.compile:
         method.compile()
     torch.backends.cudnn.benchmark = True  # all batches have one shape

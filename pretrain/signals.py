@@ -12,12 +12,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by which signal."""
+    """Whether this process was asked to stop, and by what.
+
+    A torchrun that is gone asks too: nothing else would end the processes that it started.
+    """
 
     def __init__(self) -> None:
         self.name = ""
+        self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __bool__(self) -> bool:
+        if self._parent is not None and os.getppid() != self._parent:
+            self.name = self.name or "torchrun is gone"
         return bool(self.name)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

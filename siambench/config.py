@@ -157,7 +157,10 @@ def parser_of(verb: Verb) -> ArgumentParser:
     if verb.presets:
         description += f" Presets: {', '.join(verb.preset_files())}."
     parser = ArgumentParser(
-        prog=f"siambench {verb.name}", description=description, exit_on_error=False
+        prog=f"siambench {verb.name}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of the fields below.")
     parser.add_class_arguments(config)

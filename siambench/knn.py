@@ -160,7 +160,7 @@ def _check(
     if not ks or min(ks) < 1 or max(ks) > len(train):
         raise UserError(
             f"kNN: k = {', '.join(map(str, ks))} with {len(train)} training images; every k must be "
-            "between 1 and their number"
+            "between 1 and their number; choose others, e.g. --k '[10,20]'"
         )
     if not temperatures or min(temperatures) <= 0:
         raise UserError(f"kNN: temperatures must be positive, not {list(temperatures)}")

@@ -14,7 +14,6 @@ from pretrain.config import PretrainConfig, check_config
 from pretrain.methods import build_method
 from pretrain.monitors import output_std
 from siambench.config import make_config
-from siambench.resnet import feature_dim
 
 BASE = "in1k-simsiam-100e"
 CHANGES = {
@@ -43,8 +42,7 @@ HEADS = {name: CHANGES[name] for name in ("no-predictor", "fixed-predictor", "bn
 def _settings(preset):
     config = make_config(VERBS["pretrain"], {"preset": preset, "data": "x"}, "test")
     check_config(config)
-    features = feature_dim(config.arch)  # what a hidden_dim of 0 stands for
-    return asdict(replace(config, hidden_dim=config.hidden_dim or features, preset=""))
+    return asdict(replace(config, preset=""))
 
 
 def test_every_ablation_has_its_preset():

@@ -92,6 +92,7 @@ WRONG = {
     "checkpoint_every": [0],
     "collapse_steps": [0],
     "seed": [-1, 2**64],
+    "workers": [-2],
     "augment.crop": [7],
     "augment.resize": [23],
     "augment.flip": [-0.1, 1.1],

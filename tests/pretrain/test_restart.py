@@ -26,6 +26,7 @@ from processes import (
 
 from pretrain.checkpoint import check_seal, checkpoints
 from pretrain.loop import run
+from pretrain.signals import stop_requests
 from pretrain.watch import Watch
 from siambench.errors import UserError
 
@@ -262,6 +263,16 @@ def test_the_last_accuracy_of_several_processes_comes_after_a_kill(config, tmp_p
     assert [x["knn_top1"] for x in lines(config.out, "monitor.jsonl")][-1] is not None
 
 
+def test_processes_whose_torchrun_is_gone_stop(monkeypatch):
+    for launcher, expected in (("TORCHELASTIC_RUN_ID", True), ("NOT_TORCHRUN", False)):
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        monkeypatch.setenv(launcher, "1")
+        with stop_requests() as asked, monkeypatch.context() as patch:
+            assert not asked
+            patch.setattr("os.getppid", lambda: 1)  # as for any orphan
+            assert bool(asked) is expected
+
+
 def test_all_processes_wait_until_the_state_is_saved(config, tmp_path):
     """torchrun ends all processes when one has ended: none may, before the first has written."""
     processes = begin_all(replace(config, knn_every=0), tmp_path, 2, work=slow_to_save)
@@ -329,6 +340,6 @@ def test_bad_input_stops_all_processes_and_only_the_first_speaks(config, tmp_pat
     assert "image folder: nowhere/train does not exist" in (tmp_path / "0.log").read_text()
     assert (tmp_path / "1.log").read_text() == ""
     with pytest.raises(
-        UserError, match=r"--batch_size 20 does not divide .*nearest .* is 18 or 21"
+        UserError, match=r"--batch_size 20 does not divide by .*nearest .* is 18 or 21"
     ):
         run(replace(config, accumulate=3))

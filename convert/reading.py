@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from convert.pickles import Array, read_pickle
-from siambench.errors import UserError
+from siambench.errors import UserError, first_line
 
 _LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 _MOST_VALUES = 200_000
@@ -109,7 +109,7 @@ def _torch_load(path: Path, *, mmap: bool) -> Any:
             "it again"
         ) from None
     except Exception as error:  # a hostile or damaged file can raise anything
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error)[:200]
         raise UserError(
             f"{path} is not a whole checkpoint ({reason}); copy or download it again"
         ) from None

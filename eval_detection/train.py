@@ -17,7 +17,7 @@ from eval_detection.precise_bn import precise_bn
 from eval_detection.rpn import Target
 from eval_detection.samples import DetectionData
 from siambench.backbone import Backbone
-from siambench.errors import UserError
+from siambench.errors import UserError, first_line
 from siambench.evaluation import Job
 from siambench.files import atomic_path, write_text
 from siambench.progress import bar, say
@@ -167,7 +167,7 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
         optimizer.load_state_dict(state["optimizer"])
         done = int(state["iteration"])
     except Exception as error:  # whatever a damaged file raises
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         say(f"{path} is damaged ({reason}); training starts anew")
         return None
     say(f"going on from iteration {done}")

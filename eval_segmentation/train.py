@@ -13,7 +13,7 @@ from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import IGNORE, SegmentationData
 from eval_segmentation.model import FCN, enlarge, segmentation_loss
 from siambench.backbone import BackboneMeta
-from siambench.errors import UserError
+from siambench.errors import UserError, first_line
 from siambench.evaluation import Job
 from siambench.features import normalise
 from siambench.files import atomic_path, write_text
@@ -131,7 +131,7 @@ def _resume(
         optimizer.load_state_dict(state["optimizer"])
         return int(state["iteration"]), list(state["curve"])
     except Exception as error:  # whatever a damaged file makes torch raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"checkpoint {path} cannot be read ({reason}); delete it to train from the start"
         ) from None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pretrain.config import RUNTIME_FIELDS, PretrainConfig
-from siambench.errors import UserError
+from siambench.errors import UserError, first_line
 from siambench.files import atomic_path
 from siambench.progress import say
 
@@ -48,7 +48,7 @@ def save_checkpoint(out: Path, epoch: int, step: int, state: dict[str, Any]) -> 
         except RuntimeError as error:
             if not _WRITING.search(str(error)):
                 raise
-            raise OSError(f"{_first_line(error)}; is the disk full?") from error
+            raise OSError(f"{first_line(error)}; is the disk full?") from error
         seal(temporary)
     for old in checkpoints(out)[KEEP:]:
         old.unlink()
@@ -144,7 +144,3 @@ def check_seal(path: Path) -> None:
     digest.update(b"\0\0")  # the length of the comment when there was none
     if end != size.to_bytes(2, "little") + _SEAL + digest.hexdigest().encode():
         raise ValueError("its content does not match its checksum")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

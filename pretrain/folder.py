@@ -34,13 +34,14 @@ def held(out: Path) -> Iterator[None]:
                 f"{out} is in use by {holder}; wait for it, end it, or give another --out"
             ) from None
         except OSError:
-            pass  # no locks here
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
-        for left in out.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+            pass  # no locks here: another run may be at work, so what lies there stays
+        else:
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"process {os.getpid()} on {platform.node()}")
+            lock.flush()
+            for left in out.glob(".*.tmp"):
+                left.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             (out / INTERRUPTED).unlink()
         yield

@@ -47,10 +47,8 @@ class Watch:
             self.window = [list(pair) for pair in state["window"]]
             self.epoch, self.collapsed = list(state["epoch"]), state["collapsed"]
         self.unread: list[Tensor] = []
-        self.waited, self.counted = (
-            0.0,
-            0,
-        )  # seconds for data, steps: since the last line, by this process
+        self.waited = 0.0  # seconds for data since the last step line
+        self.counted = 0  # steps that this process did since then
         self.clock = time.monotonic()
         self.epoch_clock = self.clock - (state["seconds"] if state is not None else 0.0)
         self.board: Any = None

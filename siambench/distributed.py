@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from siambench.device import pick_device
-from siambench.errors import EXIT_USER, UserError
+from siambench.errors import EXIT_USER, UserError, first_line
 from siambench.progress import quieted
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def join(device: str) -> Iterator[World]:
     try:
         dist.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"process {rank} of {size} cannot join: {_first_line(error)}") from error
+        raise UserError(f"process {rank} of {size} cannot join: {first_line(error)}") from error
     try:
         with quieted(rank != 0):
             yield World(rank, size, here)
@@ -144,7 +144,7 @@ def join(device: str) -> Iterator[World]:
         if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
         raise UserError(
-            f"process {rank} of {size} lost another one ({_first_line(error)}); the first error that "
+            f"process {rank} of {size} lost another one ({first_line(error)}); the first error that "
             "any process printed says why"
         ) from error
     finally:
@@ -157,10 +157,6 @@ def _told(name: str) -> int | None:
     if text is not None and not text.isdecimal():
         raise UserError(f"{name} is {text!r} in the environment; torchrun sets it to a number")
     return None if text is None else int(text)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def local_size() -> int:

@@ -15,3 +15,8 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split("errors.UserError: ")[-1].split()))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none: for one-line messages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,11 +20,11 @@ VERBS = {
 
 def __getattr__(name: str) -> Any:
     if name == "read_checkpoint":
-        from convert.checkpoint import read_checkpoint
+        from siambench.checkpoints.source import read_checkpoint
 
         return read_checkpoint
     if name == "to_detectron2":
-        from convert.names import to_detectron2
+        from siambench.checkpoints.names import to_detectron2
 
         return to_detectron2
     raise AttributeError(f"module 'convert' has no attribute {name!r}")

@@ -11,10 +11,13 @@ class ConvertConfig:
     """A checkpoint in, a file of weights out. Every expected weight is found, or nothing is written.
 
     Args:
-        source: a checkpoint, a backbone file, a detectron2 .pkl, or random:ARCH (e.g.
-            random:resnet18-w32) for torchvision's default initialisation; also given by place.
+        source: a checkpoint, a backbone file, a detectron2 .pkl, timm:NAME, torchvision:NAME,
+            hf-hub:REPO, or random:ARCH (e.g. random:resnet18-w32) for torchvision's default
+            initialisation; also given by place.
         out: the file to write: .safetensors, .pth (torchvision) or .pkl (detectron2-c4).
         to: what to write; safetensors is the backbone file every benchmark reads.
+        branch: which encoder, where the source holds several: query, key, teacher, student, ... or
+            its prefix; by default the published convention, which is printed.
         method: pre-training method as a table should print it, e.g. SimSiam; by default what the
             checkpoint says or its layout implies.
         epochs: pre-training epochs; by default what the checkpoint says.
@@ -27,6 +30,7 @@ class ConvertConfig:
     source: str
     out: str
     to: Target = "safetensors"
+    branch: str = ""
     method: str = ""
     epochs: int | None = None
     mean: list[float] | None = None

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convert.checkpoint import Report, random_backbone, read_checkpoint
 from convert.config import ConvertConfig, Target
-from convert.names import to_detectron2
-from convert.pickles import write_detectron2
 from siambench.backbone import BackboneMeta, save_backbone
+from siambench.checkpoints.names import to_detectron2
+from siambench.checkpoints.pickles import write_detectron2
+from siambench.checkpoints.source import Report, read_checkpoint
 from siambench.errors import UserError
 from siambench.files import atomic_path
 
@@ -49,10 +49,7 @@ def run(config: ConvertConfig) -> Conversion:
     """
     out = _check_out(config)
     mean, std = _three("mean", config.mean), _three("std", config.std)
-    if config.source.startswith("random:"):
-        state, meta, report = random_backbone(config.source.removeprefix("random:"), config.seed)
-    else:
-        state, meta, report = read_checkpoint(config.source)
+    state, meta, report = read_checkpoint(config.source, branch=config.branch, seed=config.seed)
     meta = replace(
         meta,
         method=config.method or meta.method or "unknown",
@@ -66,7 +63,7 @@ def run(config: ConvertConfig) -> Conversion:
         notes.append("the file does not say which method made it; --method NAME does")
     if config.to == "detectron2-c4":
         notes.append(_detectron2_settings(meta))
-    report = replace(report, notes=notes)
+    report = replace(report, mean=meta.mean, std=meta.std, notes=notes)
     conversion = Conversion(str(out), config.to, meta.method, meta.epochs, report)
     print(_text(conversion))
     return conversion
@@ -119,15 +116,21 @@ def _detectron2_settings(meta: BackboneMeta) -> str:
 
 
 def _text(done: Conversion) -> str:
-    report, prefix = done.report, done.report.prefix
+    report = done.report
     dropped = ", ".join(f"{group} {count}" for group, count in report.dropped.items())
     epochs = "epochs not said" if done.epochs is None else f"{done.epochs} epochs"
+    layout = [report.layout]
+    layout += [f"{report.branch} branch"] if report.branch else []
+    layout += [f"prefix {report.prefix}"] if report.prefix else []
+    mean, std = (", ".join(f"{x:g}" for x in values) for values in (report.mean, report.std))
     rows = {
-        "layout": report.layout + (f", prefix {prefix}" if prefix else ""),
+        "layout": ", ".join(layout),
         "arch": report.arch,
-        "matched": report.matched,
+        "matched": f"{report.matched} keys",
         "dropped": dropped or "nothing",
         "method": f"{done.method}, {epochs}",
+        "input": f"RGB, mean {mean}, std {std}",
+        "sanity": report.sanity.text(),
         "digest": report.digest,
         "wrote": done.out,
     }

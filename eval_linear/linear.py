@@ -1,16 +1,13 @@
 """The linear probe: a linear classifier on a backbone that is proven frozen."""
 
-import hashlib
-
 import numpy as np
-from torch import nn
 
 from eval_linear.config import LinearConfig
 from eval_linear.folders import Folders, open_folders
 from eval_linear.probe import Probe, save_heads, train
 from eval_linear.roads import Cached, LayerFeatures, Online, discard_stored
 from eval_linear.scores import Scores, hold_out, score
-from siambench.backbone import Backbone
+from siambench.backbone import Backbone, weights_digest
 from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.pooling import LAYERS
@@ -65,7 +62,7 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
         RuntimeError: the backbone changed.
         UserError: training diverged.
     """
-    before = state_digest(backbone)
+    before = weights_digest(backbone.state_dict())
     encoder = LayerFeatures(backbone, config.layers, config.crop)
     road = (Cached if config.road == "cached" else Online)(encoder, data, config, job)
     probe = Probe(encoder, len(data.classes), config, job)
@@ -82,7 +79,7 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
             raise UserError(f"linear: training diverged with base_lr {rates}; lower it")
     val = data.labels("val")
     tested = score(probe, road, "val", val, np.arange(len(val)))
-    if state_digest(backbone) != before:
+    if weights_digest(backbone.state_dict()) != before:
         raise RuntimeError("the backbone changed during the linear probe; this is not a result")
     about = {
         "backbone": backbone.name,
@@ -129,15 +126,6 @@ def _by_rate(
         Metric(name, float(value), split=split, params={"layer": layer, "base_lr": rate})
         for rate, value in zip(rates, values, strict=True)
     ]
-
-
-def state_digest(module: nn.Module) -> str:
-    """SHA-256 over the names and bytes of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 BENCHMARK = Benchmark("linear", 1, "torch", open_data, evaluate)

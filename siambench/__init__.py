@@ -11,7 +11,7 @@ __all__ = ["__version__", "load_backbone"]
 
 def __getattr__(name: str) -> Any:
     if name == "load_backbone":
-        from siambench.backbone import load_backbone
+        from siambench.checkpoints.source import load_backbone
 
         return load_backbone
     raise AttributeError(f"module 'siambench' has no attribute {name!r}")

@@ -4,12 +4,14 @@ The format is written down in docs/formats.md. A file is read whole and checked 
 that the architecture needs is there with its shape, finite, and nothing else is.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from siambench import __version__
 from siambench.errors import UserError
-from siambench.files import atomic_path, existing, sha256_file
+from siambench.files import atomic_path, existing
 from siambench.resnet import build_resnet, expected_shapes, feature_dim
 
 FORMAT = "siambench-backbone"
@@ -38,6 +40,7 @@ class BackboneMeta:
         source: name of the file the weights came from.
         source_sha256: its SHA-256, or ``""`` when there was no file (random initialisation).
         matched: how many expected keys the source filled, ``"318/318"``.
+        weights_sha256: :func:`weights_digest` of the tensors; ``""`` in files of before it was kept.
         version: version of siambench that wrote the file.
     """
 
@@ -49,6 +52,7 @@ class BackboneMeta:
     source: str = ""
     source_sha256: str = ""
     matched: str = ""
+    weights_sha256: str = ""
     version: str = __version__
 
     def to_strings(self) -> dict[str, str]:
@@ -64,6 +68,7 @@ class BackboneMeta:
             "source": self.source,
             "source_sha256": self.source_sha256,
             "matched": self.matched,
+            "weights_sha256": self.weights_sha256,
             "version": self.version,
         }
 
@@ -87,6 +92,7 @@ class BackboneMeta:
             source=strings["source"],
             source_sha256=strings["source_sha256"],
             matched=strings["matched"],
+            weights_sha256=strings.get("weights_sha256", ""),
             version=strings["version"],
         )
 
@@ -99,12 +105,13 @@ def check_state(arch: str, state: Mapping[str, Tensor]) -> list[str]:
     for name, shape in expected.items():
         if name in state and tuple(state[name].shape) != shape:
             problems.append(f"{name} has shape {tuple(state[name].shape)}, not {shape}")
-        elif name in state and not _finite(state[name]):
+        elif name in state and not finite(state[name]):
             problems.append(f"{name} holds NaN or infinity")
     return problems
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite. Integers are finite."""
     # A finite sum proves every term finite and takes a twentieth of the time; large ones may overflow.
     return bool(torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all())
 
@@ -115,7 +122,8 @@ def save_backbone(path: str | Path, state: Mapping[str, Tensor], meta: BackboneM
     Args:
         path: the file, ending in ``.safetensors``.
         state: torchvision names to tensors, without ``fc``.
-        meta: what the file says of itself; ``matched`` is filled in when empty.
+        meta: what the file says of itself; ``matched`` is filled in when empty, ``weights_sha256``
+            always.
 
     Raises:
         UserError: the tensors are not a whole ``meta.arch``; nothing is written.
@@ -125,6 +133,7 @@ def save_backbone(path: str | Path, state: Mapping[str, Tensor], meta: BackboneM
         raise UserError(f"{path}: not a whole {meta.arch}: {_first(problems)}; nothing was written")
     strings = meta.to_strings()
     strings["matched"] = meta.matched or f"{len(state)}/{len(state)}"
+    strings["weights_sha256"] = weights_digest(state)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=strings)
@@ -181,7 +190,21 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneMeta]:
     problems = check_state(meta.arch, state)
     if problems:
         raise UserError(f"{path}: not a whole {meta.arch}: {_first(problems)}")
+    if meta.weights_sha256 not in ("", weights_digest(state)):
+        raise UserError(
+            f"{path} is damaged: its weights are not those it was written with; copy or convert it again"
+        )
     return state, meta
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in order of name: the same in every format."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = state[name].detach().cpu().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
+    return digest.hexdigest()
 
 
 class Backbone(nn.Module):
@@ -189,19 +212,17 @@ class Backbone(nn.Module):
 
     Attributes:
         meta: the file's metadata (architecture, method, mean, std, ...).
-        name: file name without its ending: the row a report prints.
-        sha256: of the file: what a record is tied to.
-        path: where the file is.
+        name: the row a report prints; of a file, its name without endings.
+        sha256: what a record is tied to: of the file, or of the weights where there was none.
         dim: channels of the pooled feature.
     """
 
     def __init__(
-        self, state: Mapping[str, Tensor], meta: BackboneMeta, path: Path, sha256: str
+        self, state: Mapping[str, Tensor], meta: BackboneMeta, name: str, sha256: str
     ) -> None:
         super().__init__()
         self.meta = meta
-        self.path = path
-        self.name = path.stem
+        self.name = name
         self.sha256 = sha256
         self.dim = feature_dim(meta.arch)
         self.resnet = build_resnet(meta.arch)
@@ -234,21 +255,6 @@ class Backbone(nn.Module):
         return self.stages(images)[-1].mean(dim=(2, 3))
 
     forward = features
-
-
-def load_backbone(path: str | Path) -> Backbone:
-    """Open a backbone file as a frozen module on the CPU.
-
-    Example:
-        >>> backbone = load_backbone("simsiam.safetensors")        # doctest: +SKIP
-        >>> backbone.features(torch.zeros(2, 3, 224, 224)).shape   # doctest: +SKIP
-        torch.Size([2, 2048])
-
-    Raises:
-        UserError: as :func:`read_backbone`.
-    """
-    state, meta = read_backbone(path)
-    return Backbone(state, meta, Path(path), sha256_file(path))
 
 
 def _first(problems: list[str], most: int = 5) -> str:

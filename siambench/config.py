@@ -22,7 +22,8 @@ class EvaluationConfig:
     """What every evaluation takes; the protocol is what a subclass adds.
 
     Args:
-        backbone: the backbone file (NAME.safetensors).
+        backbone: the backbone file (NAME.safetensors), or anything that `siambench convert` reads: a
+            checkpoint, timm:NAME, torchvision:NAME, hf-hub:REPO, random:ARCH.
         data: the data set's folder.
         preset: name of the preset the protocol started from (`--preset NAME` loads it).
         out: run folder; the record goes to OUT/records.

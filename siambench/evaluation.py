@@ -13,7 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from siambench.backbone import Backbone, load_backbone
+from siambench.backbone import Backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.config import EvaluationConfig, overridden, protocol_of
 from siambench.device import (
     hardware,

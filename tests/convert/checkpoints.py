@@ -90,19 +90,19 @@ CASES = {
             **training(put("backbone.", m.state_dict(), projector__0__weight=(3,))),
             "method": "SimSiam",
         },
-        "state_dict.backbone.", "SimSiam", 100, {"optimizer": 1, "projector": 1},
+        "state_dict.backbone.", "SimSiam", 100, {"optimiser": 1, "projector": 1},
     ),
     "ours supervised": Case(
         "siambench pre-training",
         lambda m: {**training(put("backbone.", m.state_dict()) | head("head.")), "method": "supervised"},
-        "state_dict.backbone.", "supervised", 100, {"head": 2, "optimizer": 1},
+        "state_dict.backbone.", "supervised", 100, {"head": 2, "optimiser": 1},
     ),
     "simsiam": Case(
         "SimSiam (official)",
         lambda m: training(
             put("module.encoder.", m.state_dict() | head(), module__predictor__0__weight=(3,))
         ),
-        "state_dict.module.encoder.", "SimSiam", 100, {"encoder.fc": 2, "optimizer": 1, "predictor": 1},
+        "state_dict.module.encoder.", "SimSiam", 100, {"optimiser": 1, "predictor": 1, "projector": 2},
     ),
     "moco v2": Case(
         "MoCo v2",
@@ -111,7 +111,7 @@ CASES = {
             | put("module.encoder_k.", other(m))
         ),
         "state_dict.module.encoder_q.", "MoCo v2", 100,
-        {"encoder_k": _size, "encoder_q.fc": 1, "optimizer": 1, "queue": 1},
+        {"encoder_k": _size, "optimiser": 1, "projector": 1, "queue": 1},
     ),
     "moco v1": Case(
         "MoCo v1",
@@ -119,7 +119,7 @@ CASES = {
             put("module.encoder_q.", m.state_dict() | head()) | put("module.encoder_k.", other(m))
         ),
         "state_dict.module.encoder_q.", "MoCo v1", 100,
-        {"encoder_k": _size, "encoder_q.fc": 2, "optimizer": 1},
+        {"encoder_k": _size, "optimiser": 1, "projector": 2},
     ),
     "moco": Case(
         "MoCo", lambda m: put("encoder_q.", m.state_dict()), "encoder_q.", "MoCo", None, {}
@@ -130,15 +130,15 @@ CASES = {
             put("module.momentum_encoder.", other(m)) | put("module.base_encoder.", m.state_dict() | head())
         ),
         "state_dict.module.base_encoder.", "MoCo v3", 100,
-        {"base_encoder.fc": 2, "momentum_encoder": _size, "optimizer": 1},
+        {"momentum_encoder": _size, "optimiser": 1, "projector": 2},
     ),
     "moco v3 momentum": Case(
-        "MoCo v3 (momentum encoder)",
+        "MoCo v3",
         lambda m: training(put("module.momentum_encoder.", m.state_dict())),
-        "state_dict.module.momentum_encoder.", "MoCo v3", 100, {"optimizer": 1},
+        "state_dict.module.momentum_encoder.", "MoCo v3", 100, {"optimiser": 1},
     ),
     "dino": Case(
-        "DINO (teacher)",
+        "DINO",
         lambda m: {
             "student": put("module.backbone.", other(m), module__head__mlp__0__weight=(3,)),
             "teacher": put("backbone.", m.state_dict(), head__mlp__0__weight=(3,)),
@@ -146,7 +146,7 @@ CASES = {
         "teacher.backbone.", "DINO", 300, {"student": _size + 1, "teacher": 1},
     ),
     "dino student": Case(
-        "DINO (student)", lambda m: {"student": put("module.backbone.", m.state_dict()), "epoch": 2},
+        "DINO", lambda m: {"student": put("module.backbone.", m.state_dict()), "epoch": 2},
         "student.module.backbone.", "DINO", 2, {},
     ),
     "vissl": Case(
@@ -157,7 +157,7 @@ CASES = {
     ),
     "mmselfsup": Case(
         _mm, lambda m: {"meta": {"epoch": 5}, "state_dict": put("backbone.", m.state_dict(), neck__fc=(3,))},
-        "state_dict.backbone.", "unknown", None, {"neck": 1},
+        "state_dict.backbone.", "unknown", 5, {"projector": 1},
     ),
     "mmpretrain": Case(
         _mm, lambda m: {"state_dict": put("backbone.", m.state_dict()) | head("head.fc.")},
@@ -168,29 +168,29 @@ CASES = {
         lambda m: {"epoch": 3, "state_dict": put("backbone.", m.state_dict(), projector__0__weight=(3,))
                    | put("momentum_backbone.", other(m)) | head("classifier.")},
         "state_dict.backbone.", "unknown", None,
-        {"classifier": 2, "momentum_backbone": _size, "projector": 1},
+        {"head": 2, "momentum_backbone": _size, "projector": 1},
     ),
     "barlow twins, full": Case(
-        "backbone with heads beside it",
+        "VICReg (full)",
         lambda m: {"epoch": 7, "model": put("module.backbone.", m.state_dict(), module__projector__0__weight=(3,))},
-        "model.module.backbone.", "unknown", None, {"projector": 1},
+        "model.module.backbone.", "unknown", 7, {"projector": 1},
     ),
     "lightly": Case(
         "lightly", lambda m: {"state_dict": put("backbone.", sequential(m), projection_head__0__weight=(3,))},
-        "state_dict.backbone.", "unknown", None, {"projection_head": 1},
+        "state_dict.backbone.", "unknown", None, {"projector": 1},
     ),
     "numbered": Case("numbered Sequential", sequential, "", "unknown", None, {}),
     "swav": Case(
         "SwAV",
         lambda m: put("module.", m.state_dict(), module__projection_head__0__weight=(3,), module__prototypes__weight=(3,)),
-        "module.", "SwAV", None, {"projection_head": 1, "prototypes": 1},
+        "module.", "SwAV", None, {"projector": 1, "prototypes": 1},
     ),
     "swav without prototypes": Case(
         "SwAV", lambda m: put("module.", m.state_dict(), module__projection_head__0__weight=(3,)),
-        "module.", "SwAV", None, {"projection_head": 1},
+        "module.", "SwAV", None, {"projector": 1},
     ),
     "torchvision": Case(
-        _bare, lambda m: m.state_dict() | head(), "", "unknown", None, {"fc": 2}
+        _bare, lambda m: m.state_dict() | head(), "", "unknown", None, {"head": 2}
     ),
     "compiled, then distributed": Case(
         _bare, lambda m: put("module._orig_mod.", m.state_dict()), "module._orig_mod.", "unknown", None, {}
@@ -198,7 +198,7 @@ CASES = {
     "compiled encoder, distributed inside": Case(
         "SimSiam (official)",
         lambda m: training(put("_orig_mod.encoder.module.", m.state_dict(), _orig_mod__predictor__0=(3,))),
-        "state_dict._orig_mod.encoder.module.", "SimSiam", 100, {"optimizer": 1, "predictor": 1},
+        "state_dict._orig_mod.encoder.module.", "SimSiam", 100, {"optimiser": 1, "predictor": 1},
     ),
     "own wrapper": Case(
         "no published layout, but a whole ResNet", lambda m: {"net": put("trunk.", m.state_dict())},

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from convert.checkpoint import read_checkpoint, weights_digest
 from convert.config import ConvertConfig
-from convert.names import to_detectron2
-from convert.pickles import read_pickle, write_detectron2
 from convert.run import run
+from siambench.checkpoints.names import to_detectron2
+from siambench.checkpoints.pickles import read_pickle, write_detectron2
+from siambench.checkpoints.source import read_checkpoint, weights_digest
 from siambench.errors import UserError
 
 

@@ -17,7 +17,7 @@ from eval_detection.evaluate import BENCHMARK, open_data, run
 from eval_detection.precise_bn import precise_bn
 from eval_detection.rpn import Target
 from eval_detection.train import _Curve, learning_rate, train
-from siambench.backbone import load_backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
 from siambench.errors import UserError
 from siambench.evaluation import Job
@@ -165,7 +165,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
         "import eval_detection.train as t\n"
         "from eval_detection.config import DetectConfig\n"
         "from eval_detection.evaluate import open_data\n"
-        "from siambench.backbone import load_backbone\n"
+        "from siambench.checkpoints.source import load_backbone\n"
         "from siambench.evaluation import Job\n"
         "save = t._save\n"
         "def save_and_die(path, model, optimizer, done):\n"

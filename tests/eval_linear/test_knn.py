@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import siambench.knn
 from eval_linear import VERBS
-from siambench.backbone import load_backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
 from siambench.data.images import read_image_folder
 from siambench.errors import UserError

@@ -16,12 +16,12 @@ from torch import nn
 import eval_linear.probe
 from eval_linear import VERBS
 from eval_linear.config import LinearConfig
-from eval_linear.linear import BENCHMARK, evaluate, open_data, state_digest
+from eval_linear.linear import BENCHMARK, evaluate, open_data
 from eval_linear.probe import epoch_batches
 from eval_linear.roads import LayerFeatures, Online
 from eval_linear.scores import hold_out
 from eval_linear.views import RandomViews, train_transform
-from siambench.backbone import load_backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
 from siambench.config import make_config
 from siambench.evaluation import Job, run_evaluation
@@ -270,14 +270,6 @@ def test_a_backbone_that_moves_is_a_fault(config):
     backbone.resnet.layer4.register_forward_hook(drift)
     with pytest.raises(RuntimeError, match="changed"):
         evaluate(backbone, open_data(config), config, job_of(config))
-
-
-def test_digest_sees_buffers():
-    norm = nn.BatchNorm1d(3)
-    before = state_digest(norm)
-    assert before == state_digest(nn.BatchNorm1d(3))
-    norm.running_mean[0] = 1e-7
-    assert state_digest(norm) != before
 
 
 def test_verb_prints_records_and_does_not_repeat(config, capsys):

@@ -19,7 +19,8 @@ from eval_lowshot import VERBS
 from eval_lowshot.config import SvmConfig
 from eval_lowshot.evaluate import run
 from eval_lowshot.features import image_transform, unit_features
-from siambench.backbone import BackboneMeta, load_backbone, save_backbone
+from siambench.backbone import BackboneMeta, save_backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
 from siambench.data.images import decode
 from siambench.errors import UserError

@@ -10,7 +10,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.segmentation.fcn import FCNHead as TorchvisionHead
 
 from eval_segmentation.model import FCN, FCNHead, dilate, enlarge, segmentation_loss
-from siambench.backbone import load_backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.resnet import build_resnet
 
 

@@ -11,7 +11,7 @@ from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import Pair
 from eval_segmentation.model import FCN
 from eval_segmentation.predict import batches, logits_of, slide_starts
-from siambench.backbone import load_backbone
+from siambench.checkpoints.source import load_backbone
 
 
 def _config(**fields: object) -> SegmentConfig:

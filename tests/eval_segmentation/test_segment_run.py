@@ -16,7 +16,7 @@ from eval_segmentation.data import open_data
 from eval_segmentation.evaluate import run
 from eval_segmentation.model import FCN
 from eval_segmentation.train import checkpoint_path, learning_rate, train
-from siambench.backbone import load_backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
 from siambench.config import make_config
 from siambench.errors import UserError

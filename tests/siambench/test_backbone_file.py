@@ -7,7 +7,8 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from siambench.backbone import BackboneMeta, load_backbone, read_backbone, save_backbone
+from siambench.backbone import BackboneMeta, read_backbone, save_backbone
+from siambench.checkpoints.source import load_backbone
 from siambench.errors import UserError
 from siambench.resnet import build_resnet, expected_shapes, feature_dim
 

@@ -77,7 +77,7 @@ def test_refused_before_any_work(config, tmp_path):
         run(replace(config, device="meta"))
     with pytest.raises(UserError, match="knn has no preset 'nope'"):
         run(replace(config, preset="nope"))
-    with pytest.raises(UserError, match=r"backbone file: .* does not exist"):
+    with pytest.raises(UserError, match=r"checkpoint: .* does not exist"):
         run(replace(config, backbone=str(tmp_path / "none.safetensors")))
     assert not (tmp_path / "records").exists()
     (tmp_path / "file").write_text("in the way")

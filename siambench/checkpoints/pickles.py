@@ -63,6 +63,7 @@ class _Call:
     """A callable that a pickle may call and can do nothing else with."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)
@@ -141,7 +142,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is np.ndarray:
-            data = pickle.PickleBuffer(np.ascontiguousarray(obj))
+            data = pickle.PickleBuffer(np.ascontiguousarray(obj).data)
             return np.ndarray, (obj.shape, obj.dtype.str, data)
         return NotImplemented
 

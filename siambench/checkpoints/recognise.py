@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torchvision.models.resnet import Bottleneck
 
-from convert import names
-from convert.names import Spelling
-from convert.reading import Leaf
+from siambench.checkpoints import names
+from siambench.checkpoints.leaves import Leaf
+from siambench.checkpoints.names import Spelling
 from siambench.resnet import ARCHS, expected_shapes
 
 _MARKS: dict[Spelling, re.Pattern[str]] = {
     names.torchvision: re.compile(r"((?:.*\.)?)layer[1-4]\.\d+\.conv\d\.weight"),
     names.numbered: re.compile(r"((?:.*\.)?)[4-7]\.\d+\.conv\d\.weight"),
     names.detectron2: re.compile(r"((?:.*\.)?)res[2-5]\.\d+\.conv\d\.weight"),
+    names.transformers: re.compile(
+        r"((?:.*\.)?)encoder\.stages\.\d\.layers\.\d+\.layer\.\d\.convolution\.weight"
+    ),
 }
 _MOST_CANDIDATES = 32
 _MOST_PLANES = 1024  # in layer1: 16 times as wide as any published ResNet

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from convert.pickles import Array, read_pickle
+from siambench.checkpoints.pickles import Array, read_pickle
 from siambench.errors import UserError, first_line
 
 _LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
@@ -55,13 +55,13 @@ def read_leaves(path: Path) -> dict[str, Leaf]:
         raise UserError(f"{path} is empty; the download or the copy failed: get it again")
     if head.startswith(b"PK\x03\x04"):
         _check_zip(path)
-        return _flatten(path, _torch_load(path, mmap=True))
+        return flatten(path, _torch_load(path, mmap=True))
     if head.startswith(_LEGACY):
-        return _flatten(path, _torch_load(path, mmap=False))
+        return flatten(path, _torch_load(path, mmap=False))
     if head[8:9] == b"{":
-        return _flatten(path, _safetensors(path))
+        return flatten(path, _safetensors(path))
     if head[:1] == b"\x80" or re.match(rb"[(\]}]*c[\w.]+\n[\w.]+\n", head):
-        return _flatten(path, read_pickle(path))
+        return flatten(path, read_pickle(path))
     raise UserError(f"{path} is not a checkpoint: {_what(head)}")
 
 
@@ -123,7 +123,16 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a whole safetensors file ({error}); get it again") from None
 
 
-def _flatten(path: Path, payload: Any) -> dict[str, Leaf]:
+def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
+    """Every value of a loaded checkpoint by its dotted key, as :func:`read_leaves` returns them.
+
+    Args:
+        path: where it came from, for messages.
+        payload: dicts in dicts, down to tensors and other values.
+
+    Raises:
+        UserError: it is not a dict, is nested beyond reason, or holds one weight under two names.
+    """
     if not isinstance(payload, Mapping):
         raise UserError(
             f"{path} holds one {type(payload).__name__}, not a dict of tensors; save the model's "

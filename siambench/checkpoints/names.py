@@ -44,6 +44,26 @@ def detectron2(name: str) -> str | None:
     return f"layer{int(stage[3]) - 1}.{rest}"
 
 
+_TRANSFORMERS = re.compile(
+    r"(?:embedder\.(embedder)|encoder\.stages\.(\d)\.layers\.(\d+)\.(?:layer\.(\d)|shortcut))"
+    r"\.(convolution|normalization)\.(\w+)"
+)
+
+
+def transformers(name: str) -> str | None:
+    """Hugging Face transformers' names (models/resnet/modeling_resnet.py)."""
+    match = _TRANSFORMERS.fullmatch(name)
+    if not match:
+        return None
+    stem, stage, block, conv, kind, part = match.groups()
+    if stem:
+        return f"{'conv1' if kind == 'convolution' else 'bn1'}.{part}"
+    where = f"layer{int(stage) + 1}.{block}"
+    if conv is None:
+        return f"{where}.downsample.{0 if kind == 'convolution' else 1}.{part}"
+    return f"{where}.{'conv' if kind == 'convolution' else 'bn'}{int(conv) + 1}.{part}"
+
+
 def detectron2_name(name: str) -> str:
     """detectron2's name for torchvision's ``name``: the inverse of :func:`detectron2`."""
     stage, _, rest = name.partition(".")

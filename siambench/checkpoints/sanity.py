@@ -38,7 +38,7 @@ class Sanity:
     def warnings(self) -> list[str]:
         """One line for each number that a trained network does not have."""
         found = []
-        if self.as_initialised > self.convolutions // 4:
+        if self.as_initialised > self.convolutions / 2:  # short trainings leave a good third
             found.append(
                 f"{self.as_initialised} of {self.convolutions} convolutions look as they do before "
                 "any training: is this the checkpoint you mean?"
@@ -49,7 +49,9 @@ class Sanity:
                 "mean 0 and variance 1 are what they start with"
             )
         if self.all_zero:
-            found.append(f"{self.all_zero} weights are all zero: dead, or never trained")
+            found.append(
+                f"weight tensors that are all zero (dead, or never trained): {self.all_zero}"
+            )
         return found
 
     def text(self) -> str:

@@ -1,5 +1,6 @@
 """The way in: a path, a hub name, a state dict or a module becomes a backbone, whole or not at all."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from siambench.progress import say
 from siambench.resnet import build_resnet, expected_shapes
 
 Source = str | Path | Mapping[str, Any] | nn.Module
+_RANDOM = "random initialisation"
 _ENDINGS = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin", ".torch")
 
 
@@ -174,11 +176,12 @@ def _random(arch: str, seed: int) -> Reading:
         state = build_resnet(arch).state_dict()
     source, matched = f"random:{arch} seed {seed}", f"{len(state)}/{len(state)}"
     meta = BackboneMeta(arch, method="random init", epochs=0, source=source, matched=matched)
-    return state, meta, _report(source, "random initialisation", state, meta)
+    return state, meta, _report(source, _RANDOM, state, meta)
 
 
 def _report(source: str, layout: str, state: Mapping[str, Tensor], meta: BackboneMeta) -> Report:
     """The report of a source with nothing but the backbone in it."""
+    sanity = inspect(state)
     return Report(
         source=source,
         layout=layout,
@@ -186,8 +189,9 @@ def _report(source: str, layout: str, state: Mapping[str, Tensor], meta: Backbon
         matched=meta.matched,
         mean=meta.mean,
         std=meta.std,
-        sanity=inspect(state),
+        sanity=sanity,
         digest=weights_digest(state),
+        notes=[] if layout == _RANDOM else sanity.warnings(),
     )
 
 
@@ -216,7 +220,7 @@ def _take(leaves: dict[str, Leaf], source: str, branch: str) -> Reading:
         prefix=chosen.prefix(leaves),
         dropped=dropped_groups(leaves, chosen.found, layout, chosen.container),
     )
-    return state, meta, replace(report, notes=notes + report.sanity.warnings())
+    return state, meta, replace(report, notes=notes + report.notes)
 
 
 def _weights(
@@ -264,10 +268,10 @@ def _weights(
 
 
 def _name(source: str) -> str:
-    """A row's name for what was read: a file's without endings, a hub's without separators."""
-    if ":" in source and not Path(source).exists():
-        return "-".join(part for part in source.replace("/", ":").replace("@", ":").split(":"))
+    """A row's name for what was read: of a file without its endings, of a hub without separators."""
     path = Path(source)
-    while path.suffix in _ENDINGS:
-        path = path.with_suffix("")
-    return path.name.replace(" ", "-")
+    if ":" not in source or path.exists():
+        while path.suffix in _ENDINGS:
+            path = path.with_suffix("")
+        source = path.name
+    return re.sub(r"[:/@ ]+", "-", source)

@@ -66,6 +66,8 @@ class Case:
         prefix: as the file has it.
         method, epochs: of the backbone file.
         dropped: groups and counts.
+        branch: as ``--branch`` asks for it.
+        taken: the branch that the report names.
     """
 
     layout: str
@@ -74,11 +76,38 @@ class Case:
     method: str
     epochs: int | None
     dropped: dict[str, int]
+    branch: str = ""
+    taken: str = ""
 
 
 def other(model: ResNet) -> State:
     """Another network of the same architecture: the branch that must not be taken."""
     return make_resnet(seed=1).state_dict()
+
+
+def transformers(model: ResNet) -> State:
+    """Hugging Face's names, as its own conversion from timm spells them out."""
+    named = {}
+    for name, tensor in model.state_dict().items():
+        layer, *rest = name.split(".")
+        part = rest[-1]
+        if layer in ("conv1", "bn1"):
+            kind = "convolution" if layer == "conv1" else "normalization"
+            named[f"embedder.embedder.{kind}.{part}"] = tensor
+            continue
+        block, what = rest[0], rest[1]
+        if what == "downsample":
+            kind, where = ("convolution", "normalization")[int(rest[2])], "shortcut"
+        else:
+            kind = "convolution" if what.startswith("conv") else "normalization"
+            where = f"layer.{int(what[-1]) - 1}"
+        named[f"encoder.stages.{int(layer[-1]) - 1}.layers.{block}.{where}.{kind}.{part}"] = tensor
+    return named
+
+
+def two(first: str, second: str) -> Callable[[ResNet], State]:
+    """The ResNet behind ``first``, another behind ``second``."""
+    return lambda m: put(first, m.state_dict()) | put(second, other(m))
 
 
 _size = len(build_resnet("resnet10-w8").state_dict())
@@ -111,7 +140,7 @@ CASES = {
             | put("module.encoder_k.", other(m))
         ),
         "state_dict.module.encoder_q.", "MoCo v2", 100,
-        {"encoder_k": _size, "optimiser": 1, "projector": 1, "queue": 1},
+        {"encoder_k": _size, "optimiser": 1, "projector": 1, "queue": 1}, "", "query",
     ),
     "moco v1": Case(
         "MoCo v1",
@@ -119,10 +148,10 @@ CASES = {
             put("module.encoder_q.", m.state_dict() | head()) | put("module.encoder_k.", other(m))
         ),
         "state_dict.module.encoder_q.", "MoCo v1", 100,
-        {"encoder_k": _size, "optimiser": 1, "projector": 2},
+        {"encoder_k": _size, "optimiser": 1, "projector": 2}, "", "query",
     ),
     "moco": Case(
-        "MoCo", lambda m: put("encoder_q.", m.state_dict()), "encoder_q.", "MoCo", None, {}
+        "MoCo", lambda m: put("encoder_q.", m.state_dict()), "encoder_q.", "MoCo", None, {}, "", "query"
     ),
     "moco v3": Case(
         "MoCo v3",
@@ -130,12 +159,12 @@ CASES = {
             put("module.momentum_encoder.", other(m)) | put("module.base_encoder.", m.state_dict() | head())
         ),
         "state_dict.module.base_encoder.", "MoCo v3", 100,
-        {"momentum_encoder": _size, "optimiser": 1, "projector": 2},
+        {"momentum_encoder": _size, "optimiser": 1, "projector": 2}, "", "base",
     ),
     "moco v3 momentum": Case(
         "MoCo v3",
         lambda m: training(put("module.momentum_encoder.", m.state_dict())),
-        "state_dict.module.momentum_encoder.", "MoCo v3", 100, {"optimiser": 1},
+        "state_dict.module.momentum_encoder.", "MoCo v3", 100, {"optimiser": 1}, "", "momentum",
     ),
     "dino": Case(
         "DINO",
@@ -143,11 +172,11 @@ CASES = {
             "student": put("module.backbone.", other(m), module__head__mlp__0__weight=(3,)),
             "teacher": put("backbone.", m.state_dict(), head__mlp__0__weight=(3,)),
             "epoch": 300, "args": argparse.Namespace(arch="resnet50", lr=0.3)},
-        "teacher.backbone.", "DINO", 300, {"student": _size + 1, "teacher": 1},
+        "teacher.backbone.", "DINO", 300, {"student": _size + 1, "teacher": 1}, "", "teacher",
     ),
     "dino student": Case(
         "DINO", lambda m: {"student": put("module.backbone.", m.state_dict()), "epoch": 2},
-        "student.module.backbone.", "DINO", 2, {},
+        "student.module.backbone.", "DINO", 2, {}, "", "student",
     ),
     "vissl": Case(
         "VISSL",
@@ -170,7 +199,7 @@ CASES = {
         "state_dict.backbone.", "unknown", None,
         {"head": 2, "momentum_backbone": _size, "projector": 1},
     ),
-    "barlow twins, full": Case(
+    "vicreg, full": Case(
         "VICReg (full)",
         lambda m: {"epoch": 7, "model": put("module.backbone.", m.state_dict(), module__projector__0__weight=(3,))},
         "model.module.backbone.", "unknown", 7, {"projector": 1},
@@ -199,6 +228,109 @@ CASES = {
         "SimSiam (official)",
         lambda m: training(put("_orig_mod.encoder.module.", m.state_dict(), _orig_mod__predictor__0=(3,))),
         "state_dict._orig_mod.encoder.module.", "SimSiam", 100, {"optimiser": 1, "predictor": 1},
+    ),
+    "moco v2, key": Case(
+        "MoCo v2",
+        lambda m: training(
+            put("module.encoder_q.", other(m), module__queue=(3,))
+            | put("module.encoder_k.", m.state_dict() | {"fc.2.weight": torch.zeros(3)})
+        ),
+        "state_dict.module.encoder_k.", "MoCo v2", 100,
+        {"encoder_q": _size, "optimiser": 1, "projector": 1, "queue": 1}, "key", "key",
+    ),
+    "moco v1, key": Case(
+        "MoCo v1",
+        lambda m: put("encoder_q.", other(m)) | put("encoder_k.", m.state_dict() | head()),
+        "encoder_k.", "MoCo v1", None, {"encoder_q": _size, "projector": 2}, "key", "key",
+    ),
+    "moco, key": Case(
+        "MoCo", two("encoder_k.", "encoder_q."), "encoder_k.", "MoCo", None, {"encoder_q": _size}, "key", "key",
+    ),
+    "moco v3, by prefix": Case(
+        "MoCo v3", two("module.momentum_encoder.", "module.base_encoder."), "module.momentum_encoder.",
+        "MoCo v3", None, {"base_encoder": _size}, "module.momentum_encoder", "momentum",
+    ),
+    "dino, student asked for": Case(
+        "DINO",
+        lambda m: {"student": put("module.backbone.", m.state_dict()), "teacher": put("backbone.", other(m))},
+        "student.module.backbone.", "DINO", None, {"teacher": _size}, "student", "student",
+    ),
+    "vissl, feature evaluation": Case(
+        "VISSL",
+        lambda m: {"classy_state_dict": {"base_model": {"model": {
+            "trunk": put("base_model._feature_blocks.", m.state_dict())}}}},
+        "classy_state_dict.base_model.model.trunk.base_model._feature_blocks.", "unknown", None, {},
+    ),
+    "mmselfsup moco": Case(
+        _mm,
+        lambda m: {"meta": {"epoch": 200}, "state_dict": put("backbone.", m.state_dict(), neck__mlp=(3,), queue=(3,))
+                   | put("encoder_k.module.0.", other(m))},
+        "state_dict.backbone.", "unknown", 200, {"encoder_k": _size, "projector": 1, "queue": 1},
+    ),
+    "mmselfsup moco, key": Case(
+        _mm, lambda m: {"state_dict": two("encoder_k.module.0.", "backbone.")(m)},
+        "state_dict.encoder_k.module.0.", "unknown", None, {"backbone": _size}, "key", "key",
+    ),
+    "mmselfsup byol, target": Case(
+        _mm, lambda m: {"state_dict": two("target_net.module.0.", "backbone.")(m)},
+        "state_dict.target_net.module.0.", "BYOL", None, {"backbone": _size}, "target", "target",
+    ),
+    "solo-learn, momentum": Case(
+        "solo-learn, BYOL ports (Lightning)",
+        lambda m: {"state_dict": two("momentum_backbone.", "backbone.")(m) | head("classifier.")},
+        "state_dict.momentum_backbone.", "unknown", None, {"backbone": _size, "head": 2}, "momentum", "momentum",
+    ),
+    "byol port": Case(
+        "BYOL ports", two("online_network.encoder.", "target_network.encoder."), "online_network.encoder.",
+        "BYOL", None, {"target_network": _size}, "", "online",
+    ),
+    "byol port, target": Case(
+        "BYOL ports", two("target_network.encoder.", "online_network.encoder."), "target_network.encoder.",
+        "BYOL", None, {"online_network": _size}, "target", "target",
+    ),
+    "byol, sthalles": Case(
+        "BYOL (sthalles)",
+        lambda m: {"online_network_state_dict": put("encoder.", sequential(m), projetion__net__0__weight=(3,)),
+                   "target_network_state_dict": put("encoder.", sequential(make_resnet(seed=1)))},
+        "online_network_state_dict.encoder.", "BYOL", None,
+        {"online_network_state_dict": 1, "target_network_state_dict": _size}, "", "online",
+    ),
+    "byol, sthalles, target": Case(
+        "BYOL (sthalles)",
+        lambda m: {"target_network_state_dict": put("encoder.", sequential(m))},
+        "target_network_state_dict.encoder.", "BYOL", None, {}, "target", "target",
+    ),
+    "barlow twins, full": Case(
+        "Barlow Twins (full)",
+        lambda m: {"epoch": 7, "optimizer": {"state": {0: {"mu": torch.zeros(3)}}}, "model": put(
+            "module.backbone.", m.state_dict(), module__projector__0__weight=(3,), module__bn__running_mean=(3,))},
+        "model.module.backbone.", "Barlow Twins", 7, {"optimiser": 1, "projector": 2},
+    ),
+    "backbone alone": Case(
+        "backbone with heads beside it", lambda m: {"state_dict": put("backbone.", m.state_dict(), mystery=(3,))},
+        "state_dict.backbone.", "unknown", None, {"mystery": 1},
+    ),
+    "lightly, momentum": Case(
+        "lightly",
+        lambda m: {"state_dict": put("backbone_momentum.", sequential(m)) | put("backbone.", sequential(make_resnet(seed=1)))},
+        "state_dict.backbone_momentum.", "unknown", None, {"backbone": _size}, "momentum", "momentum",
+    ),
+    "lightly dino": Case(
+        "lightly",
+        lambda m: {"state_dict": put("student_backbone.", sequential(make_resnet(seed=1)))
+                   | put("teacher_backbone.", sequential(m))},
+        "state_dict.teacher_backbone.", "unknown", None, {"student_backbone": _size}, "", "teacher",
+    ),
+    "lightly dino, student": Case(
+        "lightly", lambda m: put("student_backbone.", sequential(m)), "student_backbone.", "unknown", None, {},
+        "student", "student",
+    ),
+    "transformers": Case(
+        "Hugging Face transformers", lambda m: put("resnet.", transformers(m)) | head("classifier.1."), "resnet.",
+        "unknown", None, {"head": 2},
+    ),
+    "transformers, bare": Case(
+        "Hugging Face transformers", transformers, "", "unknown", None, {},
     ),
     "own wrapper": Case(
         "no published layout, but a whole ResNet", lambda m: {"net": put("trunk.", m.state_dict())},

@@ -16,6 +16,9 @@ from convert.config import ConvertConfig
 from convert.run import Conversion, run
 from siambench import load_backbone
 from siambench.checkpoints.layouts import LAYOUTS
+from siambench.checkpoints.leaves import flatten
+from siambench.checkpoints.names import detectron2_name
+from siambench.checkpoints.pick import pick
 from siambench.checkpoints.source import read_checkpoint, weights_digest
 from siambench.cli import run_verb
 from siambench.errors import UserError
@@ -38,20 +41,43 @@ def assert_same_features(model: torch.nn.Module, backbone_file: Path) -> None:
 def test_every_layout_gives_the_features_it_came_from(name: str, tmp_path: Path) -> None:
     case, model = checkpoints.CASES[name], checkpoints.make_resnet()
     source = checkpoints.save(case.make(model), tmp_path, "any name at all")
-    done = convert(source, tmp_path / "out.safetensors")
+    done = convert(source, tmp_path / "out.safetensors", branch=case.branch)
     assert_same_features(model, tmp_path / "out.safetensors")
     meta = load_backbone(tmp_path / "out.safetensors").meta
     size = len(build_resnet("resnet10-w8").state_dict())
     assert (done.report.layout, done.report.prefix) == (case.layout, case.prefix)
     assert (meta.method, meta.epochs) == (case.method, case.epochs)
+    assert done.report.branch == case.taken
     assert done.report.dropped == case.dropped
     assert (meta.arch, meta.matched) == ("resnet10-w8", f"{size}/{size}")
     assert (meta.source, len(meta.source_sha256)) == ("any name at all", 64)
 
 
 def test_every_row_of_the_table_has_a_case() -> None:
-    covered = {case.layout for case in checkpoints.CASES.values()} | {"detectron2"}
-    assert {row.name for row in LAYOUTS} <= covered
+    model, used = checkpoints.make_resnet(), set()
+    for case in checkpoints.CASES.values():
+        used.add(pick(flatten("case", case.make(model)), "case", case.branch).layout)
+    assert {row for row in LAYOUTS if not row.no} - used == {
+        row
+        for row in LAYOUTS
+        if row.name == "detectron2"  # test_convert_detectron2.py
+    }
+
+
+def test_a_trained_detector_is_refused(tmp_path: Path) -> None:
+    """Its stride and channel order are not in the file: MSRA's weights have torchvision's shapes."""
+    named = {detectron2_name(name): tensor for name, tensor in _state().items()}
+    fpn = checkpoints.put(
+        "backbone.bottom_up.", named, proposal_generator__rpn_head__conv__weight=(3,)
+    )
+    with pytest.raises(UserError, match=r"a trained detector; .* BGR"):
+        read_checkpoint(checkpoints.save({"model": fpn}, tmp_path))
+    c4 = {
+        f"{'roi_heads' if name.startswith('res5') else 'backbone'}.{name}": tensor
+        for name, tensor in named.items()
+    }
+    with pytest.raises(UserError, match=r"a trained detector; .* BGR"):
+        read_checkpoint(checkpoints.save({"model": c4}, tmp_path))
 
 
 @pytest.mark.parametrize("arch", [*ARCHS, "resnet18-w32", "resnet50-w16", "wide_resnet50_2-w32"])

@@ -1,4 +1,4 @@
-"""Linear probe (the papers' road and cached features) and kNN on a frozen backbone."""
+"""Linear probe (the papers' road and cached features) and kNN on a frozen backbone; prediction."""
 
 from siambench.config import Verb
 
@@ -16,5 +16,12 @@ VERBS = {
         config="eval_linear.config:KnnConfig",
         run="eval_linear.knn:run",
         presets="eval_linear:presets/knn",
+    ),
+    "predict": Verb(
+        name="predict",
+        help="Class and score of images, by a linear classifier that `siambench linear` saved",
+        config="eval_linear.config:PredictConfig",
+        run="eval_linear.predict:run",
+        positional=("images",),
     ),
 }

@@ -86,3 +86,29 @@ class KnnConfig(EvaluationConfig):
     temperature: list[float] = field(default_factory=lambda: [0.07, 0.2])
     resize: int = 256
     crop: int = 224
+
+
+@dataclass
+class PredictConfig:
+    """Class and score of images, by a classifier that the linear probe saved.
+
+    Args:
+        images: images, or folders to search for them; also given by place.
+        head: the head.safetensors of a finished linear probe (in OUT/jobs).
+        backbone: the backbone the head was trained on, as a file or a name that `siambench convert`
+            reads; by default where it was then.
+        layer: which of the head's layers; by default avgpool if it has it, else its last.
+        topk: likeliest classes per image in the JSON; all of them where there are fewer.
+        device: auto, cpu, cuda or cuda:N.
+        workers: loader processes; -1 for none for few images, else as the probe.
+        skip_bad: leave out images that cannot be decoded instead of refusing.
+    """
+
+    images: list[str]
+    head: str
+    backbone: str = ""
+    layer: str = ""
+    topk: int = 5
+    device: str = "auto"
+    workers: int = -1
+    skip_bad: bool = False

@@ -1,5 +1,8 @@
 """The linear probe: a linear classifier on a backbone that is proven frozen."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 
 from eval_linear.config import LinearConfig
@@ -62,7 +65,7 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
         RuntimeError: the backbone changed.
         UserError: training diverged.
     """
-    before = weights_digest(backbone.state_dict())
+    before = weights_digest(backbone.resnet.state_dict())
     encoder = LayerFeatures(backbone, config.layers, config.crop)
     road = (Cached if config.road == "cached" else Online)(encoder, data, config, job)
     probe = Probe(encoder, len(data.classes), config, job)
@@ -79,14 +82,19 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
             raise UserError(f"linear: training diverged with base_lr {rates}; lower it")
     val = data.labels("val")
     tested = score(probe, road, "val", val, np.arange(len(val)))
-    if weights_digest(backbone.state_dict()) != before:
+    if weights_digest(backbone.resnet.state_dict()) != before:
         raise RuntimeError("the backbone changed during the linear probe; this is not a result")
+    source = Path(config.backbone)
     about = {
         "backbone": backbone.name,
+        "backbone_source": str(source.absolute()) if source.exists() else config.backbone,
         "backbone_sha256": backbone.sha256,
+        "weights_sha256": before,
         "dataset": data.info.name,
         "resize": str(config.resize),
         "crop": str(config.crop),
+        "mean": json.dumps(backbone.meta.mean),
+        "std": json.dumps(backbone.meta.std),
     }
     save_heads(job.folder / "head.safetensors", probe, chosen, data.classes, about)
     discard_stored(job.folder)

@@ -19,6 +19,7 @@ from siambench.evaluation import Job
 from siambench.files import atomic_path
 from siambench.progress import bar
 
+HEAD_FORMAT, HEAD_VERSION = "siambench-linear-head", "1"
 _CHECKPOINT_EVERY = {"online": 0.0, "cached": 30.0}  # seconds, at the end of an epoch
 
 
@@ -171,13 +172,20 @@ def save_heads(
 ) -> None:
     """Write the chosen head of each layer as LAYER.weight (C, D) and LAYER.bias (C,), atomically.
 
-    The norm, if there is one, is folded in. Metadata: the class names as JSON, and ``about``.
+    The norm, if there is one, is folded in. Metadata: format, class names and layers (JSON), and
+    ``about``.
     """
     tensors = {}
     for layer, heads, head in zip(probe.layers, probe.heads, chosen, strict=True):
         weight, bias = heads.plain(head)
         tensors[f"{layer}.weight"] = weight.cpu().contiguous()
         tensors[f"{layer}.bias"] = bias.cpu().contiguous()
-    metadata = {"classes": json.dumps(list(classes)), "layers": json.dumps(probe.layers), **about}
+    metadata = {
+        "format": HEAD_FORMAT,
+        "format_version": HEAD_VERSION,
+        "classes": json.dumps(list(classes)),
+        "layers": json.dumps(probe.layers),
+        **about,
+    }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)

@@ -20,8 +20,10 @@ VERBS: dict[str, Verb] = {
     **eval_segmentation.VERBS,
     **reports.VERBS,
 }
+# What a run file may list: the verbs that write a record.
 EVALUATIONS = (
-    *eval_linear.VERBS,
+    "linear",
+    "knn",
     *eval_lowshot.VERBS,
     *eval_detection.VERBS,
     *eval_segmentation.VERBS,

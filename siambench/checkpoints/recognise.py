@@ -100,12 +100,15 @@ def _fit(
 
 
 def _candidates(shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """Architectures of its block and, where one fits, its depth, width and planes."""
+    """Architectures of its block and, where one fits, its depth, stem, width and planes."""
     bottleneck = any(".conv3." in name for name in shapes)
     archs = {n: a for n, a in ARCHS.items() if (a.block is Bottleneck) == bottleneck}
     blocks = {tuple(n.split(".")[:2]) for n in shapes if n.startswith("layer")}
     depth = tuple(sum(layer == f"layer{i}" for layer, _ in blocks) for i in (1, 2, 3, 4))
     archs = {n: a for n, a in archs.items() if a.layers == depth} or archs
+    stems = (shapes[name][:1] for name in ("conv1.weight", "bn1.weight") if name in shapes)
+    stem = next(stems, (64,))
+    archs = {n: a for n, a in archs.items() if (a.stem,) == stem} or archs
     for name, shape in shapes.items():
         match = re.fullmatch(r"layer([1-4])\.\d+\.conv([23])\.weight", name)
         if not match or match[2] != ("3" if bottleneck else "2") or len(shape) != 4:
@@ -116,7 +119,7 @@ def _candidates(shapes: dict[str, tuple[int, ...]]) -> list[str]:
             per_group = shape[1] * 64 // (planes * scale)
             archs = {n: a for n, a in archs.items() if a.width_per_group == per_group} or archs
         if 8 <= planes <= _MOST_PLANES and planes % 8 == 0:
-            return [n if planes == 64 else f"{n}-w{planes}" for n in archs]
+            return [n if planes == a.stem else f"{n}-w{planes}" for n, a in archs.items()]
         break
     return list(archs)
 

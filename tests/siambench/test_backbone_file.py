@@ -1,5 +1,6 @@
 """The backbone file: what is written is read back, and nothing else is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -125,9 +126,19 @@ def test_unknown_architectures(arch):
         build_resnet(arch)
 
 
-def test_the_readmes_example(backbone_file):
-    import siambench
-
-    backbone = siambench.load_backbone(backbone_file)
-    assert backbone.features(torch.zeros(1, 3, 224, 224)).shape == (1, 128)
-    assert len(backbone.stages(torch.zeros(1, 3, 224, 224))) == 5
+def test_the_readmes_example(tmp_path, monkeypatch):
+    """Its very lines, with a ResNet-50 under the name that they use."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    resnet = build_resnet("resnet50").eval()
+    save_backbone("simsiam.safetensors", resnet.state_dict(), BackboneMeta("resnet50", "x", 1))
+    found: dict = {}
+    exec(lines, found)
+    assert len(lines.strip().splitlines()) == 4
+    assert found["features"].shape == (1, 2048)
+    assert torch.equal(found["features"], resnet(found["images"]))
+    assert [tuple(x.shape[1:]) for x in found["stages"]] == [
+        (64, 112, 112), (256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7),
+    ]  # fmt: skip

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Target = Literal["safetensors", "torchvision", "detectron2-c4"]
+Target = Literal["safetensors", "torchvision", "timm", "detectron2-c4", "detectron2-fpn"]
 
 
 @dataclass
@@ -14,8 +14,10 @@ class ConvertConfig:
         source: a checkpoint, a backbone file, a detectron2 .pkl, timm:NAME, torchvision:NAME,
             hf-hub:REPO, or random:ARCH (e.g. random:resnet18-w32) for torchvision's default
             initialisation; also given by place.
-        out: the file to write: .safetensors, .pth (torchvision) or .pkl (detectron2-c4).
-        to: what to write; safetensors is the backbone file every benchmark reads.
+        out: the file to write: .safetensors, .pth or .pt (torchvision), .safetensors or .pth (timm),
+            .pkl (detectron2).
+        to: what to write; safetensors is the backbone file every benchmark reads. The settings that
+            detectron2 needs with it are printed.
         branch: which encoder, where the source holds several: query, key, teacher, student, ... or
             its prefix; by default the published convention, which is printed.
         method: pre-training method as a table should print it, e.g. SimSiam; by default what the

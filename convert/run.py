@@ -4,22 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from convert.config import ConvertConfig, Target
-from siambench.backbone import BackboneMeta, save_backbone
-from siambench.checkpoints.names import to_detectron2
-from siambench.checkpoints.pickles import write_detectron2
+from convert.targets import TARGETS
 from siambench.checkpoints.source import Report, read_checkpoint
 from siambench.errors import UserError
-from siambench.files import atomic_path
-
-ENDINGS: dict[Target, tuple[str, ...]] = {
-    "safetensors": (".safetensors",),
-    "torchvision": (".pth", ".pt"),
-    "detectron2-c4": (".pkl",),  # detectron2 tells its own files by this ending
-}
 
 
 @dataclass(frozen=True)
@@ -32,6 +20,7 @@ class Conversion:
         method: pre-training method.
         epochs: of pre-training; None when nothing says.
         report: of the source.
+        settings: under which the library that it was written for computes the same, as YAML.
     """
 
     out: str
@@ -39,6 +28,7 @@ class Conversion:
     method: str
     epochs: int | None
     report: Report
+    settings: str
 
 
 def run(config: ConvertConfig) -> Conversion:
@@ -57,20 +47,19 @@ def run(config: ConvertConfig) -> Conversion:
         mean=mean or meta.mean,
         std=std or meta.std,
     )
-    _write(out, config.to, state, meta)
+    TARGETS[config.to].write(out, state, meta)
+    usage = TARGETS[config.to].usage(meta)
     notes = list(report.notes)
     if meta.method == "unknown":
         notes.append("the file does not say which method made it; --method NAME does")
-    if config.to == "detectron2-c4":
-        notes.append(_detectron2_settings(meta))
-    report = replace(report, mean=meta.mean, std=meta.std, notes=notes)
-    conversion = Conversion(str(out), config.to, meta.method, meta.epochs, report)
+    report = replace(report, mean=meta.mean, std=meta.std, notes=[*notes, *usage.notes])
+    conversion = Conversion(str(out), config.to, meta.method, meta.epochs, report, usage.settings)
     print(_text(conversion))
     return conversion
 
 
 def _check_out(config: ConvertConfig) -> Path:
-    out, endings = Path(config.out), ENDINGS[config.to]
+    out, endings = Path(config.out), TARGETS[config.to].endings
     if out.suffix not in endings:
         raise UserError(f"out: {out} must end in {' or '.join(endings)} for --to {config.to}")
     if out.is_dir():
@@ -95,26 +84,6 @@ def _three(name: str, values: Sequence[float] | None) -> tuple[float, float, flo
     return values[0], values[1], values[2]
 
 
-def _write(out: Path, to: Target, state: dict[str, Tensor], meta: BackboneMeta) -> None:
-    if to == "safetensors":
-        save_backbone(out, state, meta)
-        return
-    with atomic_path(out) as temporary, open(temporary, "wb") as handle:
-        if to == "torchvision":
-            torch.save(state, handle)
-        else:
-            write_detectron2(handle, to_detectron2(state))
-
-
-def _detectron2_settings(meta: BackboneMeta) -> str:
-    """The settings under which detectron2 sees what torchvision sees."""
-    mean, std = ([round(255 * x, 3) for x in values] for values in (meta.mean, meta.std))
-    return (
-        "detectron2 needs INPUT.FORMAT RGB, RESNETS.STRIDE_IN_1X1 False, "
-        f"PIXEL_MEAN {mean}, PIXEL_STD {std}"
-    )
-
-
 def _text(done: Conversion) -> str:
     report = done.report
     dropped = ", ".join(f"{group} {count}" for group, count in report.dropped.items())
@@ -135,4 +104,6 @@ def _text(done: Conversion) -> str:
         "wrote": done.out,
     }
     lines = [f"{name:<8} {value}" for name, value in rows.items()]
-    return "\n".join([*lines, *(f"note     {note}" for note in report.notes)])
+    lines += [f"note     {note}" for note in report.notes]
+    lines += [f"settings\n{done.settings}"] if done.settings else []
+    return "\n".join(lines)

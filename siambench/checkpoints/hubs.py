@@ -1,15 +1,56 @@
-"""Weights by name through the libraries that publish them: ``timm:``, ``torchvision:``, ``hf-hub:``."""
+"""Weights by name through the libraries that publish them: ``timm:``, ``torchvision:``, ``hf-hub:``.
 
-from collections.abc import Mapping
+The libraries say what there is, where it lies and how its input is normalised, and keep what is
+downloaded in their own caches. The file itself is then read like any other checkpoint: none of them
+unpickles it. A network that has torchvision's names and computes something else is refused before its
+weights are fetched.
+"""
+
+import importlib
+import json
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from siambench.errors import UserError
+from siambench.checkpoints.leaves import flatten
+from siambench.checkpoints.recognise import closest, faults, find_resnets
+from siambench.errors import UserError, first_line
+from siambench.progress import say
+from siambench.resnet import ARCHS, build_resnet
 
-SCHEMES = ("timm", "torchvision", "hf-hub")
 Three = tuple[float, float, float]
+
+_TIMEOUT = 15.0  # seconds without an answer
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+_USUAL = ("model.safetensors", "pytorch_model.bin")  # what transformers and timm look for, in order
+_REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^@/]+))?(?:/(.+))?")
+
+# What huggingface_hub raises when the Hub says no: what to do about it.
+_REFUSALS = {
+    "GatedRepoError": "is gated: ask for access at https://huggingface.co/{name}, then log in with "
+    "`hf auth login` or set HF_TOKEN",
+    "RepositoryNotFoundError": "is not on the Hugging Face Hub, or private: check the name, or log in "
+    "with `hf auth login` or set HF_TOKEN",
+    "RevisionNotFoundError": "has no such revision",
+    "HFValidationError": "is no name of a repository",
+}
+# Settings of transformers' ResNets that no weight shows, as torchvision has them
+# (models/resnet/configuration_resnet.py).
+_TRANSFORMERS = {
+    "downsample_in_bottleneck": False,
+    "downsample_in_first_stage": False,
+    "hidden_act": "relu",
+}
+# timm's arguments of a model that change shapes or nothing of what a trained backbone computes.
+_TIMM = {"num_classes", "in_chans", "drop_rate", "drop_path_rate", "zero_init_last"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +76,319 @@ class Fetched:
 def fetch(uri: str) -> Fetched:
     """Fetch weights by name.
 
+    Args:
+        uri: one of
+
+            - ``torchvision:ARCH[.WEIGHTS]``, e.g. ``torchvision:resnet50.IMAGENET1K_V2``. Without
+              WEIGHTS it is ``IMAGENET1K_V1``, the recipe that published tables mean by "supervised";
+              torchvision's own default is a newer one.
+            - ``timm:ARCH[.TAG]``, e.g. ``timm:resnet50.a1_in1k``; without TAG timm's default.
+            - ``hf-hub:USER/REPO[@REVISION][/FILE]``; without FILE ``model.safetensors``, else
+              ``pytorch_model.bin``, else the only file of weights in the repository.
+
+    Returns:
+        The file in the library's cache, and what the library says of it.
+
     Raises:
-        UserError: the library is missing, knows no such name, or cannot be reached.
+        UserError: the library is missing, knows no such name, cannot be reached, or the network
+            computes something else than torchvision's ResNet.
     """
-    raise UserError(f"{uri}: not implemented")
+    scheme, _, name = uri.partition(":")
+    return SCHEMES[scheme](name)
+
+
+def _torchvision(name: str) -> Fetched:
+    from torchvision import models
+
+    uri = f"torchvision:{name}"
+    arch, _, tag = name.partition(".")
+    plain = [known for known in ARCHS if known in models.list_models(module=models)]
+    if arch not in plain:
+        raise UserError(f"{uri}: {arch!r} is no plain ResNet of torchvision's: {', '.join(plain)}")
+    members = models.get_model_weights(arch).__members__
+    if tag and tag not in members:
+        raise UserError(f"{uri}: {arch} has no weights {tag!r}; it has {', '.join(members)}")
+    weights = members[tag or "IMAGENET1K_V1"]
+    note = f"{weights.name} taken, the recipe that published tables mean by supervised"
+    if others := {w.name for w in members.values()} - {weights.name}:
+        note += f"; also there: {', '.join(sorted(others))}"
+    uri = f"torchvision:{arch}.{weights.name}"
+    mean, std = _statistics(weights.transforms().mean, weights.transforms().std)
+    return Fetched(
+        uri=uri,
+        weights=_download(uri, weights.url),
+        method=f"supervised ({weights.name})",
+        mean=mean,
+        std=std,
+        notes=() if tag else (note,),
+    )
+
+
+def _download(uri: str, url: str) -> Path:
+    """The file at ``url``, in torch.hub's cache; its name ends in the first digits of its SHA-256."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if path.exists():
+        return path
+    say(f"{uri}: downloading {url}")
+    digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)  # torch.hub has none of its own
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            url, str(path), digits[1] if digits else None, progress=sys.stderr.isatty()
+        )
+    except Exception as error:  # whatever urllib raises, or a digest that differs
+        raise UserError(
+            f"{uri}: {url} cannot be fetched ({first_line(error)}); check the connection, or put the "
+            f"file at {path}"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def _timm(name: str) -> Fetched:
+    uri = f"timm:{name}"
+    timm = _library("timm", uri)
+    arch, _, tag = name.partition(".")
+    if not timm.models.is_model_in_modules(arch, ["resnet"]):
+        what = f"not among timm's ResNets ({timm.__version__}, timm/models/resnet.py)"
+        plain = ", ".join(known for known in ARCHS if timm.is_model(known))
+        raise UserError(f"{uri}: {arch!r} is {what}; plain ones are {plain}")
+    _same_network(uri, timm, arch)
+    known = timm.list_models(f"{arch}.*", pretrained=True)
+    if tag and name not in known:
+        tags = ", ".join(full.partition(".")[2] for full in known) or "none"
+        raise UserError(f"{uri}: {arch} has no weights {tag!r} in timm; it has {tags}")
+    with torch.device("meta"):
+        told = timm.create_model(name, num_classes=0).pretrained_cfg
+    if not told.get("hf_hub_id"):
+        raise UserError(f"{uri}: timm publishes no weights for {arch} on the Hugging Face Hub")
+    exact = f"timm:{told['architecture']}.{told['tag']}"
+    repository = _repository(exact, told["hf_hub_id"], "")
+    file = repository.weights("")
+    mean, std = _statistics(told.get("mean"), told.get("std"))
+    return Fetched(
+        uri=exact,
+        weights=repository.get(file),
+        method=f"timm {told['tag']}",
+        mean=mean,
+        std=std,
+        notes=(f"{exact} is {repository.name}@{repository.commit}, {file}", *repository.notes),
+    )
+
+
+def _same_network(uri: str, timm: Any, arch: str) -> None:
+    """Refuse what torchvision's ResNet does not compute, without any download.
+
+    Names and shapes come first, on no memory at all. They do not tell all: resnetblur50 and
+    resnetaa50 have torchvision's and low-pass filters between. So both networks get the same random
+    weights and images (odd and even sizes, which paddings treat differently), and their features must
+    be the same in float64, where an epsilon of 1e-6 in place of 1e-5 shows.
+    """
+    no = f"{uri}: torchvision's ResNet does not compute what timm's {arch} does"
+    with torch.device("meta"):
+        shapes = timm.create_model(arch, num_classes=0).state_dict()
+    found = closest(find_resnets(flatten(uri, shapes)))
+    if not found.whole:
+        raise UserError(f"{no}: closest is {found.arch}, but {faults(found)}")
+    theirs = timm.create_model(arch, num_classes=0)
+    if not same_features(theirs, build_resnet(found.arch)):
+        raise UserError(f"{no}: named and shaped like {found.arch}, it gives other features")
+
+
+def same_features(theirs: nn.Module, ours: nn.Module) -> bool:
+    """Whether two networks map images (N, 3, H, W) to the same features (N, dim), whatever the weights.
+
+    Both are filled with one set of random weights, and left in float64 and evaluation mode.
+    """
+    draw = torch.Generator().manual_seed(0)
+    state = theirs.double().state_dict()
+    for name, tensor in state.items():
+        if tensor.dim() == 4:
+            fan_in = tensor[0].numel()
+            tensor.normal_(0, (2 / fan_in) ** 0.5, generator=draw)
+        elif name.endswith(("weight", "running_var")):
+            tensor.uniform_(0.5, 1.5, generator=draw)
+        elif tensor.is_floating_point():
+            tensor.normal_(0, 0.5, generator=draw)
+    images = torch.randn(1, 3, 43, 64, generator=draw, dtype=torch.float64)
+    try:
+        ours.double().load_state_dict(state)
+        with torch.inference_mode():
+            a, b = theirs.eval()(images), ours.eval()(images)
+    except RuntimeError:  # other names, or no odd sizes (resnetaa50)
+        return False
+    return a.shape == b.shape and bool((a - b).norm() <= 1e-9 * b.norm())
+
+
+def _hf_hub(name: str) -> Fetched:
+    uri = f"hf-hub:{name}"
+    match = _REPOSITORY.fullmatch(name)
+    if not match:
+        raise UserError(f"{uri}: write hf-hub:USER/REPO, with @REVISION, /FILE or both behind it")
+    repository = _repository(uri, match[1], match[2] or "")
+    file = repository.weights(match[3] or "")
+    config, processor = (
+        repository.settings(file, name) for name in ("config.json", "preprocessor_config.json")
+    )
+    _same_settings(uri, config)
+    told = config.get("pretrained_cfg") or config  # timm's before 0.8 had no such part
+    mean, std = _statistics(told.get("mean"), told.get("std"))
+    if mean is None:
+        mean, std = _statistics(processor.get("image_mean"), processor.get("image_std"))
+    notes = [f"weights from {file}", *repository.notes]
+    if mean is None:
+        notes.append("how its input is normalised is not said there: ImageNet's usual is assumed")
+    return Fetched(
+        uri=f"hf-hub:{match[1]}@{repository.commit}" + (f"/{file}" if match[3] else ""),
+        weights=repository.get(file),
+        mean=mean,
+        std=std,
+        notes=tuple(notes),
+    )
+
+
+def _same_settings(uri: str, config: dict[str, Any]) -> None:
+    """Refuse a ``config.json`` of transformers or timm whose network is not torchvision's ResNet."""
+    no = "torchvision's ResNet does not compute what config.json describes"
+    for key, value in _TRANSFORMERS.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{uri}: {no}: {key} is {config[key]!r}, not {value!r}")
+    if "architecture" in config and ("pretrained_cfg" in config or "mean" in config):
+        arch, changed = config["architecture"], set(config.get("model_args") or {}) - _TIMM
+        if arch not in ARCHS or changed:
+            more = f" with {', '.join(sorted(changed))} changed" if changed else ""
+            raise UserError(f"{uri}: {no}: timm's {arch}{more}; plain are {', '.join(ARCHS)}")
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """One commit of a repository on the Hugging Face Hub.
+
+    Attributes:
+        uri: what the user asked for, for messages.
+        name: ``USER/REPO``.
+        commit: its hash.
+        files: paths of its files; when the Hub was not reached, of those in the cache.
+        unreached: why the Hub was not reached; ``""`` when it was.
+    """
+
+    uri: str
+    name: str
+    commit: str
+    files: list[str]
+    unreached: str
+
+    @property
+    def notes(self) -> list[str]:
+        """That the cache may be behind."""
+        note = f"from the cache: the Hub was not reached ({self.unreached})"
+        return [note] if self.unreached else []
+
+    def weights(self, wanted: str) -> str:
+        """The path of the file of weights: the one asked for, a usual one, or the only one."""
+        for file in (wanted,) if wanted else _USUAL:
+            if file in self.files:
+                return file
+        there = sorted(file for file in self.files if file.endswith(_ENDINGS))
+        if len(there) == 1 and not wanted:
+            return there[0]
+        where = f"the cache; {self.unreached}" if self.unreached else f"commit {self.commit}"
+        what = f"file {wanted}" if wanted else "one file of weights to take"
+        shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
+        raise UserError(
+            f"{self.uri}: no {what} in {self.name} ({where}); "
+            + (f"name one with /FILE: {shown}" if there else "there are no weights in it")
+        )
+
+    def get(self, file: str) -> Path:
+        """The file in the library's cache, downloaded if need be."""
+        hub = _library("huggingface_hub", self.uri)
+        with _one_line(self.uri, self.name):
+            return Path(
+                hub.hf_hub_download(
+                    self.name, file, revision=self.commit, local_files_only=bool(self.unreached)
+                )
+            )
+
+    def settings(self, beside: str, name: str) -> dict[str, Any]:
+        """A JSON file beside another, or else at the top; empty when there is none."""
+        folder = beside.rpartition("/")[0]
+        path = next((p for p in (f"{folder}/{name}", name) if p in self.files), None)
+        if path is None:
+            return {}
+        try:
+            loaded = json.loads(self.get(path).read_bytes())
+            parts = [loaded] + [loaded.get(key) or {} for key in ("pretrained_cfg", "model_args")]
+            if all(isinstance(part, dict) for part in parts):
+                return loaded
+            why = "not what libraries write"
+        except (ValueError, AttributeError, RecursionError, OSError) as error:
+            why = first_line(error)
+        raise UserError(f"{self.uri}: {path} is damaged ({why}); name another commit or file")
+
+
+def _repository(uri: str, name: str, revision: str) -> _Repository:
+    """Ask the Hub once for the commit and its files; where it does not answer, ask the cache."""
+    hub = _library("huggingface_hub", uri)
+    with _one_line(uri, name):
+        try:
+            info = hub.HfApi().model_info(name, revision=revision or None, timeout=_TIMEOUT)
+            files = [entry.rfilename for entry in info.siblings or ()]
+            return _Repository(uri, name, info.sha, files, "")
+        except Exception as error:  # offline mode, or whatever its HTTP library raises
+            if isinstance(error, tuple(getattr(hub.utils, kind) for kind in _REFUSALS)):
+                raise
+            unreached = first_line(error)
+        try:
+            folder = Path(
+                hub.snapshot_download(
+                    name, revision=revision or None, local_files_only=True, allow_patterns=[]
+                )
+            )
+        except Exception:
+            raise UserError(
+                f"{uri}: the Hugging Face Hub was not reached ({unreached}) and {name} is not in the "
+                "cache; check the connection, or fetch it where there is one"
+            ) from None
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return _Repository(uri, name, folder.name, files, unreached)
+
+
+@contextmanager
+def _one_line(uri: str, name: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line."""
+    utils = _library("huggingface_hub.utils", uri)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever its HTTP library raises, a full disk, ...
+        for kind, why in _REFUSALS.items():
+            if isinstance(error, getattr(utils, kind)):
+                raise UserError(f"{uri}: {name} {why.format(name=name)}") from None
+        raise UserError(f"{uri}: {name} cannot be fetched ({first_line(error)})") from None
+
+
+def _library(name: str, uri: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"{uri} needs {name.partition('.')[0]}, which is not installed: pip install 'siambench[hub]'"
+        ) from None
+
+
+def _statistics(mean: Any, std: Any) -> tuple[Three, Three] | tuple[None, None]:
+    """Mean and standard deviation if both are three numbers in [0, 1], as images have them."""
+    for values, least in ((mean, 0.0), (std, 1e-9)):
+        if not isinstance(values, list | tuple) or len(values) != 3:
+            return None, None
+        if not all(isinstance(value, int | float) and least <= value <= 1 for value in values):
+            return None, None
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+SCHEMES = {"timm": _timm, "torchvision": _torchvision, "hf-hub": _hf_hub}

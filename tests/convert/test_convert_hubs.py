@@ -6,7 +6,6 @@ Features are held against the libraries' own models.
 import http.server
 import json
 import os
-import pickle
 import sys
 import threading
 import urllib.error
@@ -15,8 +14,10 @@ from pathlib import Path
 
 import checkpoints
 import pytest
+import timm
 import torch
 import torchvision
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
@@ -38,13 +39,6 @@ def close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-
-
-# torchvision
-
-
 @pytest.fixture
 def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of torch.hub, which cannot download."""
@@ -57,9 +51,7 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub/checkpoints"
 
 
-def test_torchvision_gives_the_features_of_torchvisions_own_model(
-    torch_home: Path, tmp_path: Path
-) -> None:
+def test_torchvision_gives_its_own_features(torch_home: Path, tmp_path: Path) -> None:
     torch_home.mkdir(parents=True)
     theirs = torchvision.models.resnet18()
     theirs.load_state_dict(checkpoints.make_resnet("resnet18").state_dict(), strict=False)
@@ -83,48 +75,21 @@ def test_torchvision_gives_the_features_of_torchvisions_own_model(
     assert weights_digest(state) == ours.sha256
 
 
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [
-        ("resnet50", ResNet50_Weights.IMAGENET1K_V1),
-        ("resnet50.DEFAULT", ResNet50_Weights.IMAGENET1K_V2),
-        ("resnet50.IMAGENET1K_V2", ResNet50_Weights.IMAGENET1K_V2),
-    ],
-)  # fmt: skip
-def test_which_torchvision_weights(torch_home: Path, name: str, weights: ResNet50_Weights) -> None:
+@pytest.mark.parametrize("tag", ["", ".DEFAULT", ".IMAGENET1K_V2"])
+def test_which_torchvision_weights(torch_home: Path, tag: str) -> None:
+    weights = ResNet50_Weights.IMAGENET1K_V2 if tag else ResNet50_Weights.IMAGENET1K_V1
     torch_home.mkdir(parents=True)
     cached = torch_home / weights.url.rpartition("/")[2]
     cached.touch()
-    fetched = hubs.fetch(f"torchvision:{name}")
+    fetched = hubs.fetch(f"torchvision:resnet50{tag}")
     assert fetched.weights == cached
     assert fetched.uri == f"torchvision:resnet50.{weights.name}"
-    assert ("IMAGENET1K_V1 taken" in " ".join(fetched.notes)) == (name == "resnet50")
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("resnext50_32x4d", "'resnext50_32x4d' is no plain ResNet of torchvision's: resnet18, resnet34"),
-        ("vit_b_16", "no plain ResNet"),
-        ("resnet10", "no plain ResNet"),
-        ("", "no plain ResNet"),
-        ("resnet18.V2", "no weights 'V2'; it has IMAGENET1K_V1, DEFAULT"),
-        ("resnet18", r"resnet18-f37072fd.pth cannot be fetched \(.*Connection refused"),
-    ],
-)  # fmt: skip
-def test_torchvision_in_one_line(torch_home: Path, name: str, line: str) -> None:
-    with pytest.raises(UserError, match=line):
-        hubs.fetch(f"torchvision:{name}")
-    assert not torch_home.exists() or not list(torch_home.iterdir())
-
-
-# The Hugging Face Hub's cache
+    assert ("IMAGENET1K_V1 taken" in " ".join(fetched.notes)) == (not tag)
 
 
 @pytest.fixture
 def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
-    """Put files into an otherwise empty cache of huggingface_hub, which is offline."""
-    constants = pytest.importorskip("huggingface_hub.constants")
+    """Put files (bytes, or JSON) into an empty cache of huggingface_hub, which is offline."""
     cache = tmp_path / "hf"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -137,38 +102,21 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
         (folder / "refs/main").write_text(COMMIT)
         for name, content in files.items():
             path = snapshot / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, content)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(
+                content if isinstance(content, bytes) else json.dumps(content).encode()
+            )
         return snapshot
 
     return put_files
 
 
-def write(path: Path, content: object) -> None:
-    """Bytes as they are, JSON, or a model's weights in the format that the ending tells."""
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif not isinstance(content, nn.Module):
-        path.write_text(json.dumps(content))
-    elif path.suffix == ".safetensors":
-        save_file(tensors(content), path)
-    else:
-        torch.save(content.state_dict(), path)
-
-
-# timm
-
-
-@pytest.fixture
-def timm() -> object:
-    return pytest.importorskip("timm")
-
-
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_timm_gives_the_features_of_timms_own_model(put: Put, timm: object, file: str) -> None:
+def test_timm_gives_its_own_features(put: Put, file: str) -> None:
     model = timm.create_model("resnet18")
     model.load_state_dict(checkpoints.make_resnet("resnet18").state_dict(), strict=False)
-    put("timm/resnet18.a1_in1k", {file: model})
+    snapshot = put("timm/resnet18.a1_in1k", {})
+    (save_file if file.endswith("safetensors") else torch.save)(model.state_dict(), snapshot / file)
     theirs = timm.create_model("resnet18.a1_in1k", pretrained=True, num_classes=0).eval()
 
     ours = siambench.load_backbone("timm:resnet18")
@@ -182,29 +130,6 @@ def test_timm_gives_the_features_of_timms_own_model(put: Put, timm: object, file
     assert f"timm:resnet18.a1_in1k is timm/resnet18.a1_in1k@{COMMIT}" in notes
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("resnet50d", "conv1.weight"),  # three convolutions for a stem
-        ("resnetblur18.anything", "named and shaped like resnet18, it gives other features"),
-        ("resnetaa50", "named and shaped like resnet50, it gives other features"),
-        ("seresnet50", "layer1.0.se.fc1.weight is no part of resnet50"),
-        ("resnext50_32x4d", "has shape"),
-        ("resnet50_gn", "bn1.running_mean"),
-        ("resnet26", "closest is resnet50"),
-        ("resnet50_clip", "not among timm's ResNets .*; plain ones are resnet18, resnet34"),
-        ("vit_base_patch16_224", "not among timm's ResNets"),
-        ("resnet51", "not among timm's ResNets"),
-        ("hf-hub:a/b", "not among timm's ResNets"),
-        ("resnet18.no_such", "no weights 'no_such' in timm; it has .*a1_in1k"),
-        ("resnet18.a1_in1k", "timm/resnet18.a1_in1k is not in the cache"),
-    ],
-)  # fmt: skip
-def test_timm_in_one_line(put: Put, timm: object, name: str, line: str) -> None:
-    with pytest.raises(UserError, match=line):
-        hubs.fetch(f"timm:{name}")
-
-
 def _caffe_stride(model: nn.Module) -> None:
     for layer in (model.layer2, model.layer3, model.layer4):
         layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
@@ -215,31 +140,21 @@ def _set(path: str, name: str, value: object) -> Callable[[nn.Module], None]:
 
 
 @pytest.mark.parametrize(
-    ("same", "change"),
+    "change",
     [
-        (True, lambda model: None),
-        (False, _caffe_stride),
-        (False, _set("layer4.2.bn3", "eps", 1e-6)),
-        (False, _set("layer3.1", "relu", nn.LeakyReLU(0.01))),
-        (False, _set("layer1.0", "relu", nn.GELU())),
-        (False, _set("", "maxpool", nn.MaxPool2d(3, 2, 1, ceil_mode=True))),
-        (False, _set("", "maxpool", nn.MaxPool2d(3, 2, 0))),
-        (False, _set("conv1", "padding", (2, 2))),
-        (False, _set("layer4.0.conv2", "dilation", (2, 2))),
-        (False, _set("layer2.1.conv2", "padding_mode", "reflect")),
-        (False, _set("", "avgpool", nn.AdaptiveMaxPool2d(1))),
-        (False, _set("", "extra", nn.Linear(2, 2))),
+        _caffe_stride, _set("layer4.2.bn3", "eps", 1e-6),
+        _set("layer3.1", "relu", nn.LeakyReLU(0.01)), _set("layer1.0", "relu", nn.GELU()),
+        _set("", "maxpool", nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
+        _set("conv1", "padding", (2, 2)), _set("layer4.0.conv2", "dilation", (2, 2)),
+        _set("layer2.1.conv2", "padding_mode", "reflect"),
+        _set("", "avgpool", nn.AdaptiveMaxPool2d(1)), _set("", "extra", nn.Linear(2, 2)),
     ],
 )  # fmt: skip
-def test_same_names_and_shapes_do_not_fool_the_comparison(
-    same: bool, change: Callable[[nn.Module], None]
-) -> None:
+def test_same_names_and_shapes_do_not_fool(change: Callable[[nn.Module], None]) -> None:
     theirs = build_resnet("resnet50-w8", zero_init_residual=True)  # as timm starts: all blocks idle
+    assert hubs.same_features(theirs, build_resnet("resnet50-w8"))
     change(theirs)
-    assert hubs.same_features(theirs, build_resnet("resnet50-w8")) == same
-
-
-# hf-hub
+    assert not hubs.same_features(theirs, build_resnet("resnet50-w8"))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +194,7 @@ def test_a_repository_end_to_end(put: Put) -> None:
     assert ours.name == f"hf-hub-us-net-{COMMIT}"
 
 
-def test_transformers_gives_the_features_of_its_own_model(put: Put) -> None:
+def test_transformers_gives_its_own_features(put: Put) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3]}
     theirs = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes)).eval()
@@ -308,8 +223,7 @@ def test_transformers_gives_the_features_of_its_own_model(put: Put) -> None:
         ({"model_type": "resnet", "hidden_act": "gelu"}, "hidden_act is 'gelu', not 'relu'"),
         ({"architecture": "resnetblur50", "pretrained_cfg": {}}, "timm's resnetblur50"),
         ({"architecture": "resnet50", "pretrained_cfg": {}, "model_args": {"norm_layer": "x"}}, "norm_layer"),
-        ([], "config.json is damaged"),
-        ({"pretrained_cfg": 3}, "config.json is damaged"),
+        ([], "config.json is damaged"), ({"pretrained_cfg": 3}, "config.json is damaged"),
         (b'{"architecture"', "config.json is damaged"),
         (b"[" * 100_000, "config.json is damaged"),
     ],
@@ -319,9 +233,9 @@ def test_another_network_is_refused_before_its_weights(
 ) -> None:
     put("us/net", {"config.json": config, "model.safetensors": b""})
     got: list[str] = []
-    real = hubs._Repository.get
+    get = hubs._Repository.get
     monkeypatch.setattr(
-        hubs._Repository, "get", lambda self, file: got.append(file) or real(self, file)
+        hubs._Repository, "get", lambda self, file: got.append(file) or get(self, file)
     )
     with pytest.raises(UserError, match=line):
         hubs.fetch("hf-hub:us/net")
@@ -335,8 +249,7 @@ def test_another_network_is_refused_before_its_weights(
         ({"architecture": "resnet18", "mean": [0.3] * 3, "std": [0.2] * 3, "pretrained_cfg": None}, 0.3),
         ({"mean": [123.675, 116.28, 103.53], "std": [58.4, 57.1, 57.4]}, None),
         ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}, None),
-        ({"mean": [0.5] * 3, "std": [0.5, 0.5, float("nan")]}, None),
-        ({"mean": 0.5, "std": "half"}, None),
+        ({"mean": 0.5, "std": [0.5, 0.5, float("nan")]}, None),
     ],
 )  # fmt: skip
 def test_input_statistics_of_a_config(
@@ -353,64 +266,56 @@ class Hostile:
         return os.mkdir, ("ran",)
 
 
-@pytest.mark.parametrize("uri", ["hf-hub:us/net", "timm:resnet18.a1_in1k"])
-def test_a_hostile_pickle_does_not_run(
-    put: Put, timm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    name = "us/net" if uri.startswith("hf") else "timm/resnet18.a1_in1k"
-    snapshot = put(name, {})
+@pytest.mark.parametrize("uri", ["hf-hub:timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"])
+def test_a_hostile_pickle_does_not_run(put: Put, uri: str) -> None:
+    snapshot = put("timm/resnet18.a1_in1k", {})
     torch.save({"state_dict": Hostile()}, snapshot / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"is refused: its pickle wants posix\.mkdir"):
         read_checkpoint(uri)
-    (snapshot / "pytorch_model.bin").write_bytes(pickle.dumps(Hostile()))
-    with pytest.raises(UserError):
-        read_checkpoint(uri)
-    assert not (tmp_path / "ran").exists()
+    assert not Path("ran").exists()
 
 
 @pytest.mark.parametrize(
     ("uri", "line"),
     [
-        ("hf-hub:us", "write hf-hub:USER/REPO"),
-        ("hf-hub:us/net@", "write hf-hub:USER/REPO"),
-        ("hf-hub:", "write hf-hub:USER/REPO"),
+        ("torchvision:resnext50_32x4d", "'resnext50_32x4d' is no plain ResNet of torchvision's: resnet18, resnet34"),
+        ("torchvision:vit_b_16", "no plain ResNet"), ("torchvision:resnet10", "no plain ResNet"), ("torchvision:", "no plain ResNet"),
+        ("torchvision:resnet18.V2", "no weights 'V2'; it has IMAGENET1K_V1, DEFAULT"),
+        ("torchvision:resnet18", r"resnet18-f37072fd.pth cannot be fetched \(.*Connection refused"),
+        ("timm:resnet50d", "conv1.weight"),  # three convolutions for a stem
+        ("timm:resnetblur18.anything", "named and shaped like resnet18, it gives other features"),
+        ("timm:resnetaa50", "named and shaped like resnet50, it gives other features"),
+        ("timm:seresnet50", "layer1.0.se.fc1.weight is no part of resnet50"),
+        ("timm:resnext50_32x4d", "has shape"), ("timm:resnet50_gn", "bn1.running_mean"), ("timm:resnet26", "missing"),
+        ("timm:resnet50_clip", "not among timm's ResNets .*; plain ones are resnet18, resnet34"),
+        ("timm:vit_base_patch16_224", "not among"), ("timm:resnet51", "not among"), ("timm:hf-hub:a/b", "not among"),
+        ("timm:resnet18.no_such", "no weights 'no_such' in timm; it has .*a1_in1k"),
+        ("timm:resnet18.a1_in1k", "timm/resnet18.a1_in1k is not in the cache"),
+        ("hf-hub:", "write hf-hub:USER/REPO"), ("hf-hub:us/net@", "write hf-hub:USER/REPO"),
         ("hf-hub:us/other", r"was not reached \(.*offline.*\) and us/other is not in the cache"),
-        ("hf-hub:us/net@v2", "is not in the cache"),
+        ("hf-hub:us/net@v2", "is not in the cache"), ("hf-hub:us/bare", "there are no weights in it"),
         ("hf-hub:us/net", "no one file of weights .* in us/net .*: a.pth, b.ckpt"),
         ("hf-hub:us/net/c.pth", "no file c.pth in us/net .*: a.pth, b.ckpt"),
         ("hf-hub:us/net/../../../x.pth", "no file ../../../x.pth"),
-        ("hf-hub:us/bare", "there are no weights in it"),
     ],
 )  # fmt: skip
-def test_hf_hub_in_one_line(put: Put, uri: str, line: str) -> None:
+def test_one_line(torch_home: Path, put: Put, uri: str, line: str) -> None:
     put("us/net", dict.fromkeys(["a.pth", "b.ckpt", "README.md"], b""))
     put("us/bare", {"README.md": b""})
     with pytest.raises(UserError, match=line):
         hubs.fetch(uri)
+    assert not torch_home.exists() or not list(torch_home.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("uri", "library"),
-    [("timm:resnet18", "timm"), ("hf-hub:us/net", "huggingface_hub")],
-)  # fmt: skip
-def test_a_missing_library_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, uri: str, library: str
-) -> None:
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=rf"needs {library}.*siambench\[hub\]"):
-        hubs.fetch(uri)
-
-
-# A Hub that answers, on this machine
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri, library in {"timm:resnet18": "timm", "hf-hub:us/net": "huggingface_hub"}.items():
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(UserError, match=rf"needs {library}.*siambench\[hub\]"):
+            hubs.fetch(uri)
 
 
 FILES = {"config.json": b'{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}', "a.pth": b"weights"}
-NO = {
-    "us/absent": (404, "RepoNotFound"),
-    "us/gated": (403, "GatedRepo"),
-    "us/down": (503, ""),
-}
+NO = {"us/absent": (404, "RepoNotFound"), "us/gated": (403, "GatedRepo"), "us/down": (503, "")}
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -419,7 +324,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/").removeprefix("api/models/")
         name = "/".join(path.split("/")[:2])
-        if name in NO:
+        if name in NO and (
+            name != "us/gated" or "/resolve/" in path
+        ):  # what is gated can be listed
             self._answer(NO[name][0], b"", {"X-Error-Code": NO[name][1]})
         elif "/revision/" in path and not path.endswith(f"/revision/{COMMIT}"):
             self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
@@ -427,16 +334,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
             file = path.partition(f"/resolve/{COMMIT}/")[2]
             self._answer(200, FILES[file], {"ETag": f'"{file}"', "X-Repo-Commit": COMMIT})
         else:
-            siblings = [{"rfilename": file} for file in FILES]
-            told = {"id": name, "sha": COMMIT, "siblings": siblings}
+            told = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in FILES]}
             self._answer(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
 
     do_HEAD = do_GET
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
+        for header in (*headers.items(), ("Content-Length", str(len(body)))):
+            self.send_header(*header)
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
@@ -448,28 +354,24 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(put: Put, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
     """huggingface_hub speaks to this machine alone."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    yield put
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        files = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        yield put
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
 def test_a_download(hub: Put, revision: str) -> None:
     fetched = hubs.fetch(f"hf-hub:us/net{revision}")
-    assert isinstance(fetched.weights, Path)
-    assert fetched.weights.read_bytes() == b"weights"
+    assert Path(fetched.weights).read_bytes() == b"weights"
     assert fetched.uri == f"hf-hub:us/net@{COMMIT}"
     assert (fetched.mean, fetched.std) == ((0.5,) * 3, (0.5,) * 3)
     assert fetched.notes == ("weights from a.pth",)

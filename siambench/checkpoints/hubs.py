@@ -6,20 +6,17 @@ unpickles it. A network that has torchvision's names and computes something else
 weights are fetched.
 """
 
-import importlib
-import json
 import re
 import socket
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from siambench.checkpoints.hugging_face import TIMEOUT, library, open_repository
 from siambench.checkpoints.leaves import flatten
 from siambench.checkpoints.recognise import closest, faults, find_resnets
 from siambench.errors import UserError, first_line
@@ -28,20 +25,8 @@ from siambench.resnet import ARCHS, build_resnet
 
 Three = tuple[float, float, float]
 
-_TIMEOUT = 15.0  # seconds without an answer
-_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
-_USUAL = ("model.safetensors", "pytorch_model.bin")  # what transformers and timm look for, in order
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^@/]+))?(?:/(.+))?")
 
-# What huggingface_hub raises when the Hub says no: what to do about it.
-_REFUSALS = {
-    "GatedRepoError": "is gated: ask for access at https://huggingface.co/{name}, then log in with "
-    "`hf auth login` or set HF_TOKEN",
-    "RepositoryNotFoundError": "is not on the Hugging Face Hub, or private: check the name, or log in "
-    "with `hf auth login` or set HF_TOKEN",
-    "RevisionNotFoundError": "has no such revision",
-    "HFValidationError": "is no name of a repository",
-}
 # Settings of transformers' ResNets that no weight shows, as torchvision has them
 # (models/resnet/configuration_resnet.py).
 _TRANSFORMERS = {
@@ -59,14 +44,14 @@ class Fetched:
 
     Attributes:
         uri: as given, made exact where the hub resolved it, e.g. ``torchvision:resnet50.IMAGENET1K_V1``.
-        weights: a state dict, or a file to read like any other checkpoint.
+        file: in the library's cache, to be read like any other checkpoint.
         method: pre-training method as a table prints it; ``""`` when the hub does not tell.
         mean, std: the input's RGB statistics in [0, 1]; None when the hub does not tell.
         notes: what else the user should know.
     """
 
     uri: str
-    weights: Mapping[str, Tensor] | Path
+    file: Path
     method: str = ""
     mean: Three | None = None
     std: Three | None = None
@@ -116,7 +101,7 @@ def _torchvision(name: str) -> Fetched:
     mean, std = _statistics(weights.transforms().mean, weights.transforms().std)
     return Fetched(
         uri=uri,
-        weights=_download(uri, weights.url),
+        file=_download(uri, weights.url),
         method=f"supervised ({weights.name})",
         mean=mean,
         std=std,
@@ -132,7 +117,7 @@ def _download(uri: str, url: str) -> Path:
     say(f"{uri}: downloading {url}")
     digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)  # torch.hub has none of its own
+    socket.setdefaulttimeout(TIMEOUT)  # torch.hub has none of its own
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
@@ -150,7 +135,7 @@ def _download(uri: str, url: str) -> Path:
 
 def _timm(name: str) -> Fetched:
     uri = f"timm:{name}"
-    timm = _library("timm", uri)
+    timm = library("timm", uri)
     arch, _, tag = name.partition(".")
     if not timm.models.is_model_in_modules(arch, ["resnet"]):
         what = f"not among timm's ResNets ({timm.__version__}, timm/models/resnet.py)"
@@ -166,12 +151,12 @@ def _timm(name: str) -> Fetched:
     if not told.get("hf_hub_id"):
         raise UserError(f"{uri}: timm publishes no weights for {arch} on the Hugging Face Hub")
     exact = f"timm:{told['architecture']}.{told['tag']}"
-    repository = _repository(exact, told["hf_hub_id"], "")
+    repository = open_repository(exact, told["hf_hub_id"], "")
     file = repository.weights("")
     mean, std = _statistics(told.get("mean"), told.get("std"))
     return Fetched(
         uri=exact,
-        weights=repository.get(file),
+        file=repository.get(file),
         method=f"timm {told['tag']}",
         mean=mean,
         std=std,
@@ -228,7 +213,7 @@ def _hf_hub(name: str) -> Fetched:
     match = _REPOSITORY.fullmatch(name)
     if not match:
         raise UserError(f"{uri}: write hf-hub:USER/REPO, with @REVISION, /FILE or both behind it")
-    repository = _repository(uri, match[1], match[2] or "")
+    repository = open_repository(uri, match[1], match[2] or "")
     file = repository.weights(match[3] or "")
     config, processor = (
         repository.settings(file, name) for name in ("config.json", "preprocessor_config.json")
@@ -243,7 +228,7 @@ def _hf_hub(name: str) -> Fetched:
         notes.append("how its input is normalised is not said there: ImageNet's usual is assumed")
     return Fetched(
         uri=f"hf-hub:{match[1]}@{repository.commit}" + (f"/{file}" if match[3] else ""),
-        weights=repository.get(file),
+        file=repository.get(file),
         mean=mean,
         std=std,
         notes=tuple(notes),
@@ -261,124 +246,6 @@ def _same_settings(uri: str, config: dict[str, Any]) -> None:
         if arch not in ARCHS or changed:
             more = f" with {', '.join(sorted(changed))} changed" if changed else ""
             raise UserError(f"{uri}: {no}: timm's {arch}{more}; plain are {', '.join(ARCHS)}")
-
-
-@dataclass(frozen=True)
-class _Repository:
-    """One commit of a repository on the Hugging Face Hub.
-
-    Attributes:
-        uri: what the user asked for, for messages.
-        name: ``USER/REPO``.
-        commit: its hash.
-        files: paths of its files; when the Hub was not reached, of those in the cache.
-        unreached: why the Hub was not reached; ``""`` when it was.
-    """
-
-    uri: str
-    name: str
-    commit: str
-    files: list[str]
-    unreached: str
-
-    @property
-    def notes(self) -> list[str]:
-        """That the cache may be behind."""
-        note = f"from the cache: the Hub was not reached ({self.unreached})"
-        return [note] if self.unreached else []
-
-    def weights(self, wanted: str) -> str:
-        """The path of the file of weights: the one asked for, a usual one, or the only one."""
-        for file in (wanted,) if wanted else _USUAL:
-            if file in self.files:
-                return file
-        there = sorted(file for file in self.files if file.endswith(_ENDINGS))
-        if len(there) == 1 and not wanted:
-            return there[0]
-        where = f"the cache; {self.unreached}" if self.unreached else f"commit {self.commit}"
-        what = f"file {wanted}" if wanted else "one file of weights to take"
-        shown = ", ".join(there[:10]) + (f" and {len(there) - 10} more" if len(there) > 10 else "")
-        raise UserError(
-            f"{self.uri}: no {what} in {self.name} ({where}); "
-            + (f"name one with /FILE: {shown}" if there else "there are no weights in it")
-        )
-
-    def get(self, file: str) -> Path:
-        """The file in the library's cache, downloaded if need be."""
-        hub = _library("huggingface_hub", self.uri)
-        with _one_line(self.uri, self.name):
-            return Path(
-                hub.hf_hub_download(
-                    self.name, file, revision=self.commit, local_files_only=bool(self.unreached)
-                )
-            )
-
-    def settings(self, beside: str, name: str) -> dict[str, Any]:
-        """A JSON file beside another, or else at the top; empty when there is none."""
-        folder = beside.rpartition("/")[0]
-        path = next((p for p in (f"{folder}/{name}", name) if p in self.files), None)
-        if path is None:
-            return {}
-        try:
-            loaded = json.loads(self.get(path).read_bytes())
-            parts = [loaded] + [loaded.get(key) or {} for key in ("pretrained_cfg", "model_args")]
-            if all(isinstance(part, dict) for part in parts):
-                return loaded
-            why = "not what libraries write"
-        except (ValueError, AttributeError, RecursionError, OSError) as error:
-            why = first_line(error)
-        raise UserError(f"{self.uri}: {path} is damaged ({why}); name another commit or file")
-
-
-def _repository(uri: str, name: str, revision: str) -> _Repository:
-    """Ask the Hub once for the commit and its files; where it does not answer, ask the cache."""
-    hub = _library("huggingface_hub", uri)
-    with _one_line(uri, name):
-        try:
-            info = hub.HfApi().model_info(name, revision=revision or None, timeout=_TIMEOUT)
-            files = [entry.rfilename for entry in info.siblings or ()]
-            return _Repository(uri, name, info.sha, files, "")
-        except Exception as error:  # offline mode, or whatever its HTTP library raises
-            if isinstance(error, tuple(getattr(hub.utils, kind) for kind in _REFUSALS)):
-                raise
-            unreached = first_line(error)
-        try:
-            folder = Path(
-                hub.snapshot_download(
-                    name, revision=revision or None, local_files_only=True, allow_patterns=[]
-                )
-            )
-        except Exception:
-            raise UserError(
-                f"{uri}: the Hugging Face Hub was not reached ({unreached}) and {name} is not in the "
-                "cache; check the connection, or fetch it where there is one"
-            ) from None
-    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return _Repository(uri, name, folder.name, files, unreached)
-
-
-@contextmanager
-def _one_line(uri: str, name: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line."""
-    utils = _library("huggingface_hub.utils", uri)
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # whatever its HTTP library raises, a full disk, ...
-        for kind, why in _REFUSALS.items():
-            if isinstance(error, getattr(utils, kind)):
-                raise UserError(f"{uri}: {name} {why.format(name=name)}") from None
-        raise UserError(f"{uri}: {name} cannot be fetched ({first_line(error)})") from None
-
-
-def _library(name: str, uri: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"{uri} needs {name.partition('.')[0]}, which is not installed: pip install 'siambench[hub]'"
-        ) from None
 
 
 def _statistics(mean: Any, std: Any) -> tuple[Three, Three] | tuple[None, None]:

@@ -132,20 +132,7 @@ def read_checkpoint(source: Source, *, branch: str = "", seed: int = 0) -> Readi
     if scheme == "random":
         return _random(name, seed)
     if scheme in hubs.SCHEMES:
-        fetched = hubs.fetch(str(source))
-        if isinstance(fetched.weights, Path):
-            leaves = read_leaves(fetched.weights)
-        else:
-            leaves = flatten(fetched.uri, fetched.weights)
-        state, meta, report = _take(leaves, fetched.uri, branch)
-        meta = replace(
-            meta,
-            method=fetched.method or meta.method,
-            mean=fetched.mean or meta.mean,
-            std=fetched.std or meta.std,
-        )
-        notes = [*report.notes, *fetched.notes]
-        return state, meta, replace(report, mean=meta.mean, std=meta.std, notes=notes)
+        return _fetched(hubs.fetch(str(source)), branch)
     path = existing(
         source,
         "checkpoint",
@@ -167,6 +154,24 @@ def is_backbone_file(path: Path) -> bool:
             return (handle.metadata() or {}).get("format") == FORMAT
     except (SafetensorError, OSError):
         return False
+
+
+def _fetched(fetched: hubs.Fetched, branch: str) -> Reading:
+    """The backbone in a hub's file, with what the hub says of it."""
+    try:
+        state, meta, report = read_checkpoint(fetched.file, branch=branch)
+    except UserError as error:
+        raise UserError(f"{fetched.uri}: {error}") from None
+    meta = replace(
+        meta,
+        method=fetched.method or meta.method,
+        mean=fetched.mean or meta.mean,
+        std=fetched.std or meta.std,
+        source=fetched.uri,
+    )
+    notes = [*report.notes, *fetched.notes]
+    report = replace(report, source=fetched.uri, mean=meta.mean, std=meta.std, notes=notes)
+    return state, meta, report
 
 
 def _random(arch: str, seed: int) -> Reading:
@@ -274,4 +279,5 @@ def _name(source: str) -> str:
         while path.suffix in _ENDINGS:
             path = path.with_suffix("")
         source = path.name
+    source = re.sub(r"@([0-9a-f]{8})[0-9a-f]{32}\b", r"@\1", source)  # a commit
     return re.sub(r"[:/@ ]+", "-", source)

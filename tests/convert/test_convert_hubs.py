@@ -25,8 +25,9 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights
 import siambench
 from convert.config import ConvertConfig
 from convert.run import run
-from siambench.backbone import read_backbone, weights_digest
+from siambench.backbone import BackboneMeta, read_backbone, save_backbone, weights_digest
 from siambench.checkpoints import hubs
+from siambench.checkpoints.hugging_face import Repository
 from siambench.checkpoints.source import read_checkpoint
 from siambench.errors import UserError
 from siambench.resnet import build_resnet
@@ -82,7 +83,7 @@ def test_which_torchvision_weights(torch_home: Path, tag: str) -> None:
     cached = torch_home / weights.url.rpartition("/")[2]
     cached.touch()
     fetched = hubs.fetch(f"torchvision:resnet50{tag}")
-    assert fetched.weights == cached
+    assert fetched.file == cached
     assert fetched.uri == f"torchvision:resnet50.{weights.name}"
     assert ("IMAGENET1K_V1 taken" in " ".join(fetched.notes)) == (not tag)
 
@@ -169,13 +170,24 @@ def test_same_names_and_shapes_do_not_fool(change: Callable[[nn.Module], None]) 
 def test_which_file_of_a_repository(put: Put, files: list[str], wanted: str, taken: str) -> None:
     snapshot = put("us/net", dict.fromkeys(files, b"x"))
     fetched = hubs.fetch(f"hf-hub:us/net{wanted}")
-    assert fetched.weights == snapshot / taken
+    assert fetched.file == snapshot / taken
     assert fetched.uri == f"hf-hub:us/net@{COMMIT}{wanted}"
     assert f"weights from {taken}" in fetched.notes
-    assert hubs.fetch(fetched.uri).weights == fetched.weights
+    assert hubs.fetch(fetched.uri).file == fetched.file
     assert (fetched.mean, fetched.std) == (None, None)
     assert any("normalised is not said" in note for note in fetched.notes)
     assert any("the Hub was not reached" in note for note in fetched.notes)
+
+
+def test_a_published_backbone_file_keeps_what_it_says(put: Put) -> None:
+    snapshot = put("us/ours", {})
+    state = checkpoints.make_resnet().state_dict()
+    meta = BackboneMeta("resnet10-w8", "SimSiam", 800, mean=(0.4,) * 3, std=(0.2,) * 3)
+    save_backbone(snapshot / "model.safetensors", state, meta)
+    _, found, report = read_checkpoint("hf-hub:us/ours")
+    assert (found.method, found.epochs, found.mean) == ("SimSiam", 800, (0.4,) * 3)
+    assert report.mean == (0.4,) * 3
+    assert report.source == found.source == f"hf-hub:us/ours@{COMMIT}"
 
 
 def test_a_repository_end_to_end(put: Put) -> None:
@@ -191,7 +203,7 @@ def test_a_repository_end_to_end(put: Put) -> None:
     assert close(ours.features(images), model(images))
     assert (ours.meta.method, ours.meta.epochs) == ("SimSiam", 100)
     assert (ours.meta.mean, ours.meta.std) == ((0.5,) * 3, (0.25,) * 3)
-    assert ours.name == f"hf-hub-us-net-{COMMIT}"
+    assert ours.name == f"hf-hub-us-net-{COMMIT[:8]}"
 
 
 def test_transformers_gives_its_own_features(put: Put) -> None:
@@ -233,9 +245,9 @@ def test_another_network_is_refused_before_its_weights(
 ) -> None:
     put("us/net", {"config.json": config, "model.safetensors": b""})
     got: list[str] = []
-    get = hubs._Repository.get
+    get = Repository.get
     monkeypatch.setattr(
-        hubs._Repository, "get", lambda self, file: got.append(file) or get(self, file)
+        Repository, "get", lambda self, file: got.append(file) or get(self, file)
     )
     with pytest.raises(UserError, match=line):
         hubs.fetch("hf-hub:us/net")
@@ -371,7 +383,7 @@ def hub(put: Put, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
 def test_a_download(hub: Put, revision: str) -> None:
     fetched = hubs.fetch(f"hf-hub:us/net{revision}")
-    assert Path(fetched.weights).read_bytes() == b"weights"
+    assert Path(fetched.file).read_bytes() == b"weights"
     assert fetched.uri == f"hf-hub:us/net@{COMMIT}"
     assert (fetched.mean, fetched.std) == ((0.5,) * 3, (0.5,) * 3)
     assert fetched.notes == ("weights from a.pth",)
@@ -395,5 +407,5 @@ def test_what_the_hub_answers_in_one_line(hub: Put, uri: str, line: str) -> None
 def test_the_cache_stands_in_for_a_hub_that_is_down(hub: Put) -> None:
     snapshot = hub("us/down", {"model.safetensors": b"x"})
     fetched = hubs.fetch("hf-hub:us/down")
-    assert fetched.weights == snapshot / "model.safetensors"
+    assert fetched.file == snapshot / "model.safetensors"
     assert any(note.startswith("from the cache") for note in fetched.notes)

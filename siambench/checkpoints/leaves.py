@@ -3,25 +3,45 @@
 What a file is shows in its first bytes, not in its name.
 """
 
-import argparse
+import io
+import mmap
 import pickle
 import re
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from siambench.checkpoints.pickles import Array, read_pickle
+from siambench.checkpoints.inert import TORCH, Array, Inert, Refused
+from siambench.checkpoints.pickles import PlainUnpickler, read_pickle, refusal, walk
 from siambench.errors import UserError, first_line
 
 _LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 _MOST_VALUES = 200_000
 _DEEPEST = 12
+_LONGEST_KEY = 1000
+
+# What is offered in place of a checkpoint, by its first bytes.
+_UNPACK = "unpack it and name the checkpoint that is in it"
+_FOREIGN = {
+    rb"version https://git-lfs": "a Git LFS pointer; fetch the file it points to with `git lfs pull`",
+    rb"\s*(<\?xml|<Error)": "an XML page, as a storage server answers an error; get the file itself",
+    rb"\s*<": "a web page, as a failed download leaves; get the file itself",
+    rb'\s*[{\[]\s*["{\[\]}]': "JSON text, as a server answers an error; get the file itself",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|PK\x05\x06": f"a packed archive; {_UNPACK}",
+    rb".{257}ustar": f"a tar archive; {_UNPACK}, or save what torch before 0.1.10 wrote again",
+    rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*": "a picture; name a file of weights",
+    rb"\x89HDF": "an HDF5 file, as Keras writes; convert it to PyTorch names first",
+    rb"\x93NUMPY": "one numpy array; a dict of tensors is needed",
+    rb"\0{16}": "zeros, as a download that broke off leaves; get the file again",
+}
 
 
 @dataclass(frozen=True)
@@ -53,74 +73,128 @@ def read_leaves(path: Path) -> dict[str, Leaf]:
         raise UserError(f"{path}: {error.strerror}") from None
     if not head:
         raise UserError(f"{path} is empty; the download or the copy failed: get it again")
-    if head.startswith(b"PK\x03\x04"):
-        _check_zip(path)
-        return flatten(path, _torch_load(path, mmap=True))
-    if head.startswith(_LEGACY):
-        return flatten(path, _torch_load(path, mmap=False))
-    if head[8:9] == b"{":
+    if head.startswith((b"PK\x03\x04", _LEGACY)):
+        return flatten(path, _torch_load(path))
+    if head[8:9] == b"{" and b"\0" in head[:8]:  # the length of a safetensors header
         return flatten(path, _safetensors(path))
     if head[:1] == b"\x80" or re.match(rb"[(\]}]*c[\w.]+\n[\w.]+\n", head):
         return flatten(path, read_pickle(path))
-    raise UserError(f"{path} is not a checkpoint: {_what(head)}")
+    named = (what for start, what in _FOREIGN.items() if re.match(start, head, re.DOTALL))
+    what = f"what begins with {head[:12]!r}; a torch, safetensors or detectron2 .pkl file is needed"
+    raise UserError(f"{path} is not a checkpoint: it is {next(named, what)}")
 
 
-def _what(head: bytes) -> str:
-    """A file that is no checkpoint, in words."""
-    if head.lstrip().startswith(b"<"):
-        return "it is a web page, as a failed download leaves; get the file itself"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; fetch the file it points to with `git lfs pull`"
-    return f"it begins with {head[:12]!r}; a torch, safetensors or detectron2 .pkl file is needed"
-
-
-def _check_zip(path: Path) -> None:
-    """torch.save stores its entries as they are: one that is packed would unpack to any size."""
+def _torch_load(path: Path) -> Any:
+    """Weights-only loading of what has been checked; known classes pass as inert data."""
+    known: list[Any] = [(stand_in, name) for name, stand_in in TORCH.items()]
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(
-            f"{path} is cut short or damaged ({error}); copy or download it again"
-        ) from None
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
-        sum(entry.file_size for entry in entries) > path.stat().st_size
-    ):
-        raise UserError(
-            f"{path} is a compressed archive, not a file of torch.save; unpack it first"
-        )
-
-
-def _torch_load(path: Path, *, mmap: bool) -> Any:
-    """Weights-only loading; ``argparse.Namespace``, which DINO keeps, passes as inert data."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
-            raise UserError(
-                f"{path} is refused: its pickle wants {wanted[1]}, and only tensors and plain data "
-                "are let through; nothing of it was run; save the model's state_dict() alone"
-            ) from None
-        said = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the doc")[0]
-        raise UserError(
-            f"{path} is not a whole checkpoint ({' '.join(said.split())[:200]}); copy or download "
-            "it again"
-        ) from None
+        with open(path, "rb") as handle:
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                zipped = content[:4] == b"PK\x03\x04"
+                _check_zip(path, content) if zipped else _check_legacy(content)
+            # torch.load would read a path of this ending with safetensors, whatever it holds
+            mapped = zipped and path.suffix != ".safetensors"
+            with torch.serialization.safe_globals(known), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return torch.load(
+                    path if mapped else handle, map_location="cpu", weights_only=True, mmap=mapped
+                )
+    except UserError:
+        raise
+    except Refused as refused:
+        raise refusal(path, refused) from None
     except Exception as error:  # a hostile or damaged file can raise anything
-        reason = first_line(error)[:200]
+        said = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the doc")[0]
+        wanted = re.search(r"GLOBAL ([\w.]+)", said)
+        if wanted:
+            raise refusal(path, Refused(f"wants {wanted[1]}")) from None
+        reason = " ".join(said.split())[:200] or type(error).__name__
         raise UserError(
             f"{path} is not a whole checkpoint ({reason}); copy or download it again"
         ) from None
+
+
+def _check_zip(path: Path, content: mmap.mmap) -> None:
+    """A zip of torch.save: its entries stored as they are, whole by their checksums, one pickle.
+
+    ``torch.serialization.set_crc32_options(False)`` leaves every checksum 0; then none is checked.
+
+    Raises:
+        UserError: it is another archive, damaged, or would unpack to more than it is.
+        Refused: its pickle does more than hold data.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:
+        raise UserError(
+            f"{path} is cut short or damaged ({first_line(error)}); copy or download it again"
+        ) from None
+    names = [entry.filename for entry in entries]
+    if any(name.endswith("constants.pkl") for name in names):
+        raise UserError(
+            f"{path} is a TorchScript program, not weights: torch.jit.load(path).state_dict() where "
+            "you trust it, saved with torch.save, can be read"
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
+        sum(entry.file_size for entry in entries) > len(content)
+    ):
+        raise UserError(
+            f"{path} is a compressed archive, not a file of torch.save; {_UNPACK}: {_few(names)}"
+        )
+    folder = next((name[:-8] for name in names if name.endswith("data.pkl")), None)
+    if folder is None:
+        raise UserError(f"{path} is an archive, not a file of torch.save; {_UNPACK}: {_few(names)}")
+    reader: Any = torch._C.PyTorchFileReader(str(path))  # torch.load's own view of the file
+    places = {name: reader.get_record_offset(name) for name in reader.get_all_records()}
+    if sorted(folder + name for name in places) != sorted(names):
+        raise UserError(
+            f"{path} is damaged: two readers of its table of contents see different entries; download it again"
+        )
+    checked = any(entry.CRC for entry in entries)
+    with memoryview(content) as view:
+        for entry in entries:
+            start = places[entry.filename.removeprefix(folder)]
+            if checked and zlib.crc32(view[start : start + entry.file_size]) != entry.CRC:
+                raise UserError(
+                    f"{path} is damaged: the checksum of its entry {entry.filename} is wrong; copy or "
+                    "download it again"
+                )
+            if entry.filename == f"{folder}data.pkl":
+                walk(io.BytesIO(view[start : start + entry.file_size]), entry.file_size)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "it is empty"
+
+
+def _check_legacy(content: mmap.mmap) -> None:
+    """torch.save before 1.6: five pickles, then the storages that the last one lists.
+
+    Raises:
+        Refused: a pickle does more than hold data.
+        Exception: damaged; in particular not every storage is listed, whose memory would stay unset.
+    """
+    stored: list[tuple[Any, ...]] = []
+    for _ in range(5):
+        start = content.tell()
+        stored += walk(content, len(content))
+    claimed = {pid[2]: pid[4] for pid in stored}
+    listed = PlainUnpickler(io.BytesIO(content[start : content.tell()])).load()
+    if type(listed) is not list or sorted(listed) != sorted(claimed):
+        raise ValueError("the list of its storages does not match their use")
+    if min(claimed.values(), default=0) < 0 or sum(claimed.values()) > len(content):
+        raise ValueError("its tensors claim more numbers than the file holds")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as handle:
             return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); get it again") from None
+    except Exception as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({first_line(error)[:200]}); get it again"
+        ) from None
 
 
 def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
@@ -145,16 +219,18 @@ def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
         short, full, value, depth = rest.pop()
         if isinstance(value, Mapping):
             values += len(value)
-            if depth == _DEEPEST or values > _MOST_VALUES:
+            if depth == _DEEPEST or values > _MOST_VALUES or len(full) > _LONGEST_KEY:
                 raise UserError(f"{path} nests deeper or holds more than any checkpoint does")
             for key, child in reversed(list(value.items())):
-                key = str(key)
+                key = _text(key)
                 kept = ".".join(p for p in key.split(".") if p not in ("module", "_orig_mod"))
                 parts = [part for part in (short, kept) if part]
                 rest.append((".".join(parts), f"{full}.{key}" if full else key, child, depth + 1))
         else:
             if isinstance(value, Array):
                 value = None if value.array is None else torch.from_numpy(value.array)
+            elif callable(value) or isinstance(value, Inert):
+                value = None
             before = leaves.get(short)
             if before is None or not isinstance(before.value, Tensor):
                 leaves[short] = Leaf(full, value)
@@ -163,3 +239,12 @@ def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
                     f"{path}: {before.key} and {full} are the same weight under two names"
                 )
     return leaves
+
+
+def _text(key: Any) -> str:
+    """A dict's key as part of a name; what is neither text nor a small number goes by its type."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, int) and abs(key) < 1 << 64:
+        return str(key)
+    return key.__name__ if isinstance(key, type) else type(key).__name__

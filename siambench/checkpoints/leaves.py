@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from siambench.checkpoints.inert import TORCH, Array, Inert, Refused
-from siambench.checkpoints.pickles import PlainUnpickler, read_pickle, refusal, walk
+from siambench.checkpoints.pickles import PlainUnpickler, printable, read_pickle, refusal, walk
 from siambench.errors import UserError, first_line
 
 _LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
@@ -108,9 +108,9 @@ def _torch_load(path: Path) -> Any:
         wanted = re.search(r"GLOBAL ([\w.]+)", said)
         if wanted:
             raise refusal(path, Refused(f"wants {wanted[1]}")) from None
-        reason = " ".join(said.split())[:200] or type(error).__name__
+        reason = said or first_line(error)
         raise UserError(
-            f"{path} is not a whole checkpoint ({reason}); copy or download it again"
+            f"{path} is not a whole checkpoint ({printable(reason)}); copy or download it again"
         ) from None
 
 
@@ -128,7 +128,7 @@ def _check_zip(path: Path, content: mmap.mmap) -> None:
             entries = archive.infolist()
     except Exception as error:
         raise UserError(
-            f"{path} is cut short or damaged ({first_line(error)}); copy or download it again"
+            f"{path} is cut short or damaged ({printable(first_line(error))}); copy or download it again"
         ) from None
     names = [entry.filename for entry in entries]
     if any(name.endswith("constants.pkl") for name in names):
@@ -157,7 +157,7 @@ def _check_zip(path: Path, content: mmap.mmap) -> None:
             start = places[entry.filename.removeprefix(folder)]
             if checked and zlib.crc32(view[start : start + entry.file_size]) != entry.CRC:
                 raise UserError(
-                    f"{path} is damaged: the checksum of its entry {entry.filename} is wrong; copy or "
+                    f"{path} is damaged: the checksum of its entry {printable(entry.filename)} is wrong; copy or "
                     "download it again"
                 )
             if entry.filename == f"{folder}data.pkl":
@@ -165,7 +165,11 @@ def _check_zip(path: Path, content: mmap.mmap) -> None:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "it is empty"
+    return (
+        printable(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")
+        if names
+        else "it is empty"
+    )
 
 
 def _check_legacy(content: mmap.mmap) -> None:
@@ -193,7 +197,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
             return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except Exception as error:
         raise UserError(
-            f"{path} is not a whole safetensors file ({first_line(error)[:200]}); get it again"
+            f"{path} is not a whole safetensors file ({printable(first_line(error))}); get it again"
         ) from None
 
 
@@ -231,6 +235,8 @@ def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
                 value = None if value.array is None else torch.from_numpy(value.array)
             elif callable(value) or isinstance(value, Inert):
                 value = None
+            elif isinstance(value, str):
+                value = printable(value)
             before = leaves.get(short)
             if before is None or not isinstance(before.value, Tensor):
                 leaves[short] = Leaf(full, value)
@@ -244,7 +250,7 @@ def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
 def _text(key: Any) -> str:
     """A dict's key as part of a name; what is neither text nor a small number goes by its type."""
     if isinstance(key, str):
-        return key
+        return printable(key, _LONGEST_KEY)
     if isinstance(key, int) and abs(key) < 1 << 64:
         return str(key)
     return key.__name__ if isinstance(key, type) else type(key).__name__

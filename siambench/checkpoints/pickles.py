@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 
 from siambench.checkpoints.inert import NUMPY, PLAIN, Refused
-from siambench.errors import UserError, first_line
+from siambench.errors import UserError
 
 _MOST_STEPS = 1_000_000  # a ResNet-50 with its optimiser takes some 20,000
 _DEEPEST = 100  # tuples within tuples; hashing 200,000 overruns the stack
@@ -236,15 +236,21 @@ def read_pickle(path: Path) -> Any:
         raise refusal(path, refused) from None
     except Exception as error:  # a hostile or damaged pickle can raise anything
         raise UserError(
-            f"{path} is not a whole pickle ({type(error).__name__}: {first_line(error)[:200]}); get "
-            "the file again"
+            f"{path} is not a whole pickle ({printable(f'{type(error).__name__}: {error}')}); get the "
+            "file again"
         ) from None
+
+
+def printable(text: str, most: int = 200) -> str:
+    """A stranger's text as part of one line: nothing that steers a terminal, and not endless."""
+    short = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(c if c.isprintable() else " " for c in short)
 
 
 def refusal(path: Path, refused: Refused) -> UserError:
     """The one line for a pickle that does more than hold data."""
     return UserError(
-        f"{path} is refused: its pickle {refused}, and only tensors, arrays and plain data are let "
+        f"{path} is refused: its pickle {printable(str(refused))}, and only tensors, arrays and plain data are let "
         "through; nothing of it was run; save the model's state_dict() alone"
     )
 

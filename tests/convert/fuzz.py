@@ -235,7 +235,7 @@ def attempt(case: Case, digests: dict[str, str], folder: Path) -> tuple[str, str
         if left != ["source.pth"]:
             return "finding", f"left {left} behind"
         said = str(error)
-        if "\n" in said or len(said) > 1000 or str(source) not in said:
+        if not said.isprintable() or len(said) > 1000 or str(source) not in said:
             return "finding", f"no clear line: {said[:2000]!r}"
         return "refused", ""
     except BaseException as error:

@@ -291,6 +291,22 @@ def test_depth_of_lists_and_dicts_is_harmless(depth: int, tmp_path: Path) -> Non
                 read_checkpoint(tmp_path / "a")
 
 
+def test_texts_that_steer_a_terminal_or_never_end_are_not_passed_on(tmp_path: Path) -> None:
+    clear = "\x1b[2J\r\u202e"
+    leaves = flatten("it", {f"a{clear}": {"b" * 5000: f"c{clear}" + "d" * 5000}})
+    ((key, leaf),) = leaves.items()
+    assert key.isprintable()
+    assert leaf.value.isprintable()
+    assert len(key) + len(leaf.value) < 1300
+    for name in (f"numpy.{clear}", "x." + "y" * 5000):
+        for content in (_zip_of(_global(name) + b"."), b"\x80\x02" + _global(name) + b"."):
+            (tmp_path / "a").write_bytes(content)
+            with pytest.raises(UserError, match=r"is refused|is not a whole") as caught:
+                read_checkpoint(tmp_path / "a")
+            assert str(caught.value).isprintable()
+            assert len(str(caught.value)) < 600
+
+
 def test_keys_of_any_kind_and_length(tmp_path: Path) -> None:
     loop: tuple[Any, ...] = ()
     for _ in range(50):

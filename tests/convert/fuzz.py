@@ -156,7 +156,8 @@ class Case:
 
 
 def make_case(seed: int, index: int, files: dict[str, bytes]) -> Case:
-    """Case ``index`` of ``seed``: the same on every machine."""
+    """Case ``index`` of ``seed``: the same each time, but for torch's legacy files, whose storages are
+    named and sorted by where in memory they were."""
     chance = random.Random(f"{seed} {index}")
     kind = chance.choice(sorted(files))
     sealed, content, steps = kind in ("zip", "mmengine", "backbone"), bytearray(files[kind]), []

@@ -10,7 +10,7 @@ from siambench.config import Verb
 VERBS = {
     "convert": Verb(
         name="convert",
-        help="Turn a checkpoint into a backbone file, or a backbone into torchvision or detectron2 weights",
+        help="Turn any checkpoint into a backbone file, or into torchvision, timm or detectron2 weights",
         config="convert.config:ConvertConfig",
         run="convert.run:run",
         positional=("source",),

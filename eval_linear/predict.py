@@ -21,7 +21,7 @@ from siambench.checkpoints.source import Source, load_backbone
 from siambench.cli import run_verb
 from siambench.data.images import EXTENSIONS, check_images, decode
 from siambench.device import pick_device, share_cores
-from siambench.errors import UserError
+from siambench.errors import UserError, printable
 from siambench.features import Transform, center_crop_transform, extract
 from siambench.files import existing
 from siambench.progress import say
@@ -235,13 +235,9 @@ def run(config: PredictConfig) -> list[dict[str, Any]]:
     workers = 0 if few else share_cores(config.workers, classifier.device)
     found = classifier(paths, workers=workers, title="" if few else "predict")
     for one in found:
-        print(f"{_shown(one['path'])}  {_shown(one['pred_class'])}  {one['pred_score']:.4f}")
+        path, name = (printable(one[key], 4096) for key in ("path", "pred_class"))
+        print(f"{path}  {name}  {one['pred_score']:.4f}")
     return [{key: value for key, value in one.items() if key != "pred_scores"} for one in found]
-
-
-def _shown(text: str) -> str:
-    """One line that a terminal can show."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 if __name__ == "__main__":

@@ -187,7 +187,10 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneMeta]:
         ) from None
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: backbone metadata is damaged ({error})") from None
-    problems = check_state(meta.arch, state)
+    try:
+        problems = check_state(meta.arch, state)
+    except UserError as error:  # an architecture that nobody knows
+        raise UserError(f"{path}: backbone metadata is damaged ({error})") from None
     if problems:
         raise UserError(f"{path}: not a whole {meta.arch}: {_first(problems)}")
     if meta.weights_sha256 not in ("", weights_digest(state)):
@@ -237,7 +240,8 @@ class Backbone(nn.Module):
     def stages(self, images: Tensor) -> list[Tensor]:
         """feature1 to feature5 of normalised ``images`` (N, 3, H, W).
 
-        feature1 is the stem after its ReLU and before the max-pool (N, 64, H/2, W/2), as the
+        feature1 is the stem after its ReLU and before the max-pool (N, 64, H/2, W/2; more channels
+        in widened networks), as the
         feature1 of VISSL and mmselfsup (its 10×10 pooling to 9,216 numbers needs the 112×112 map);
         feature2 to feature5 are layer1 (stride 4) to layer4 (stride 32).
         """

@@ -14,9 +14,16 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split("errors.UserError: ")[-1].split()))
+        text = " ".join(message.split("errors.UserError: ")[-1].split())
+        super().__init__(printable(text, len(text)))
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type where it has none: for one-line messages."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def printable(text: str, most: int = 200) -> str:
+    """A stranger's text as part of one line: nothing that steers a terminal, ``most`` characters."""
+    short = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(letter if letter.isprintable() else " " for letter in short)

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from siambench.checkpoints.inert import TORCH, Array, Inert, Refused
-from siambench.checkpoints.pickles import PlainUnpickler, printable, read_pickle, refusal, walk
-from siambench.errors import UserError, first_line
+from siambench.checkpoints.pickles import PlainUnpickler, read_pickle, refusal
+from siambench.checkpoints.walk import walk
+from siambench.errors import UserError, first_line, printable
 
 _LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 _MOST_VALUES = 200_000
@@ -232,7 +234,9 @@ def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
                 rest.append((".".join(parts), f"{full}.{key}" if full else key, child, depth + 1))
         else:
             if isinstance(value, Array):
-                value = None if value.array is None else torch.from_numpy(value.array)
+                value = value.array
+            if isinstance(value, np.ndarray):
+                value = _tensor(value)
             elif callable(value) or isinstance(value, Inert):
                 value = None
             elif isinstance(value, str):
@@ -245,6 +249,13 @@ def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
                     f"{path}: {before.key} and {full} are the same weight under two names"
                 )
     return leaves
+
+
+def _tensor(array: np.ndarray) -> Tensor | None:
+    """An array of plain numbers as a tensor; in memory it may be read-only or of another byte order."""
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        return None
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def _text(key: Any) -> str:

@@ -253,7 +253,7 @@ def test_claims_beyond_the_file_end_at_once(
     kind: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "more parts than any file":
-        monkeypatch.setattr("siambench.checkpoints.pickles._MOST_STEPS", 3000)
+        monkeypatch.setattr("siambench.checkpoints.walk._MOST_STEPS", 3000)
     body = b"}K\1" + _HUGE[what] + b"s."
     content = {"zip": _zip_of(body), "legacy": _legacy(body), "pkl": b"\x80\x02" + body}[kind]
     (tmp_path / "a").write_bytes(content)

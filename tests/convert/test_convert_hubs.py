@@ -246,9 +246,7 @@ def test_another_network_is_refused_before_its_weights(
     put("us/net", {"config.json": config, "model.safetensors": b""})
     got: list[str] = []
     get = Repository.get
-    monkeypatch.setattr(
-        Repository, "get", lambda self, file: got.append(file) or get(self, file)
-    )
+    monkeypatch.setattr(Repository, "get", lambda self, file: got.append(file) or get(self, file))
     with pytest.raises(UserError, match=line):
         hubs.fetch("hf-hub:us/net")
     assert got == ["config.json"]

@@ -27,9 +27,7 @@ def test_from_memory_without_a_file() -> None:
         assert (meta.source, meta.source_sha256) == ("the state dict", "")
     assert (meta.method, meta.epochs) == ("SimSiam", 100)
     arrays = convert.to_detectron2(state)
-    again, _, report = convert.read_checkpoint(
-        {name: torch.from_numpy(a) for name, a in arrays.items()}
-    )
+    again, _, report = convert.read_checkpoint(arrays)
     assert report.layout == "detectron2"
     assert weights_digest(again) == expected
 

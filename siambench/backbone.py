@@ -240,10 +240,10 @@ class Backbone(nn.Module):
     def stages(self, images: Tensor) -> list[Tensor]:
         """feature1 to feature5 of normalised ``images`` (N, 3, H, W).
 
-        feature1 is the stem after its ReLU and before the max-pool (N, 64, H/2, W/2; more channels
-        in widened networks), as the
-        feature1 of VISSL and mmselfsup (its 10×10 pooling to 9,216 numbers needs the 112×112 map);
-        feature2 to feature5 are layer1 (stride 4) to layer4 (stride 32).
+        feature1 is the stem after its ReLU and before the max-pool (N, 64, H/2, W/2; 64 × the factor
+        in a widened network), as the feature1 of VISSL and mmselfsup (its 10×10 pooling to 9,216
+        numbers needs the 112×112 map); feature2 to feature5 are layer1 (stride 4) to layer4 (stride
+        32).
         """
         net = self.resnet
         x = net.relu(net.bn1(net.conv1(images)))

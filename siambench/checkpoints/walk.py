@@ -12,13 +12,14 @@ from siambench.checkpoints.inert import Refused
 
 _MOST_STEPS = 1_000_000  # a ResNet-50 with its optimiser takes some 20,000
 _DEEPEST = 100  # tuples within tuples; hashing 200,000 overruns the stack
+_NAME = 4096  # characters that a name has at most
 _PART = 16  # the cost of an element, where that of a character is 1
 _FILLS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"}
 _CALLS = {"REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD"}
 
 
 class _Item:
-    """What the walk keeps of a value: text, numbers, names and a tuple's items; of others nothing.
+    """What the walk keeps of a value: short text, numbers, names and a tuple's items; of others nothing.
 
     Attributes:
         value: that.
@@ -30,8 +31,12 @@ class _Item:
     __slots__ = ("cost", "depth", "used", "value")
 
     def __init__(self, value: Any = None) -> None:
-        self.value, self.depth, self.used = value, 0, False
-        self.cost = _PART + (len(value) if isinstance(value, str | bytes) else 0)
+        self.cost, self.depth, self.used = _PART, 0, False
+        if isinstance(value, str | bytes | bytearray):
+            self.cost += len(value)
+            if len(value) > _NAME:  # an array's content: only its length is of interest
+                value = type(value)()
+        self.value = value
 
     def holds(self, items: list["_Item"]) -> None:
         """Add the cost of holding ``items``."""

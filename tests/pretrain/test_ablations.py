@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from convert.checkpoint import read_checkpoint
 from pipeline.config import read_run_file
 from pretrain import VERBS
 from pretrain.config import PretrainConfig, check_config
 from pretrain.methods import build_method
 from pretrain.monitors import output_std
+from siambench.checkpoints.source import read_checkpoint
 from siambench.config import make_config
 
 BASE = "in1k-simsiam-100e"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from convert.config import ConvertConfig, Target
 from convert.targets import TARGETS
+from siambench.backbone import IMAGENET_MEAN, IMAGENET_STD
 from siambench.checkpoints.source import Report, read_checkpoint
 from siambench.errors import UserError
 
@@ -51,7 +52,13 @@ def run(config: ConvertConfig) -> Conversion:
     usage = TARGETS[config.to].usage(meta)
     notes = list(report.notes)
     if meta.method == "unknown":
-        notes.append("the file does not say which method made it; --method NAME does")
+        notes.append(
+            "neither the file nor its layout tells which method made it; --method NAME does"
+        )
+    if config.to != "safetensors" and (meta.mean, meta.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        notes.append(
+            f"mean {meta.mean} and std {meta.std} of the input are not kept in this format"
+        )
     report = replace(report, mean=meta.mean, std=meta.std, notes=[*notes, *usage.notes])
     conversion = Conversion(str(out), config.to, meta.method, meta.epochs, report, usage.settings)
     print(_text(conversion))
@@ -67,6 +74,8 @@ def _check_out(config: ConvertConfig) -> Path:
     source = Path(config.source)
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"out: {out} is the source itself; name another file")
+    if not config.method.isprintable():
+        raise UserError(f"method must be one line of plain text, not {config.method!r}")
     if config.epochs is not None and config.epochs < 0:
         raise UserError(f"epochs must not be negative, not {config.epochs}")
     return out

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb = VERBS.get(" ".join(words[:length]))
         if verb is not None and len(words) >= length:
             return run_verb(verb, words[length:])
-    print(f"siambench: error: no verb {words[0]!r}; `siambench --help` lists them", file=sys.stderr)
+    longer = [name for name in VERBS if name.split()[0] == words[0]]
+    hint = f"there is `siambench {longer[0]}`" if longer else "`siambench --help` lists them"
+    print(f"siambench: error: no verb {words[0]!r}; {hint}", file=sys.stderr)
     return EXIT_USER
 
 

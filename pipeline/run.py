@@ -99,10 +99,16 @@ def backbone_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> l
         if len(kinds) != 1:
             raise UserError(f"{where}: say one of pretrain, checkpoint or backbone")
         if "backbone" in spec:
+            if not str(spec["backbone"]).endswith(".safetensors"):
+                raise UserError(
+                    f"{where}: {spec['backbone']} is no backbone file; say checkpoint in place of backbone"
+                )
             continue
         out = str(backbone_path(plan, root, name))
         if "checkpoint" in spec:
             options = {k: v for k, v in spec.items() if k != "checkpoint"}
+            if taken := {"to", "out", "source"} & set(options):
+                raise UserError(f"{where}: {taken.pop()} is the run's to say; leave it out")
             source, needs = str(spec["checkpoint"]), ()
         else:
             folder = root / "pretrain" / name

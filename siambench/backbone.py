@@ -1,7 +1,7 @@
 """The backbone file (``NAME.safetensors``) and the frozen backbone that evaluations share.
 
 The format is written down in docs/formats.md. A file is read whole and checked whole: every tensor
-that the architecture needs is there with its shape, finite, and nothing else is.
+that the architecture needs is there with its shape, finite, no variance negative, and nothing else is.
 """
 
 import hashlib
@@ -107,6 +107,8 @@ def check_state(arch: str, state: Mapping[str, Tensor]) -> list[str]:
             problems.append(f"{name} has shape {tuple(state[name].shape)}, not {shape}")
         elif name in state and not finite(state[name]):
             problems.append(f"{name} holds NaN or infinity")
+        elif name in state and name.endswith("running_var") and state[name].min() < 0:
+            problems.append(f"{name} holds a negative variance")
     return problems
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from siambench.errors import UserError
+from siambench.errors import UserError, first_line
 
 
 @contextmanager
@@ -30,7 +30,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         for left in leftovers(path):
             left.unlink(missing_ok=True)
         temporary.touch()
+        mode = (
+            temporary.stat().st_mode
+        )  # some libraries put a file of their own, for its owner alone
         yield temporary
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
@@ -44,6 +48,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
         if isinstance(error, OSError):
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        if type(error).__name__ == "SafetensorError" or "inline_container" in str(error):
+            # the libraries' own words for what stopped the write, torch's without a reason
+            why = "disk full?" if "inline_container" in str(error) else first_line(error)
+            raise UserError(f"cannot write {path}: {why}") from error
         raise
 
 

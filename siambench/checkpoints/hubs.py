@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from siambench.checkpoints.hugging_face import TIMEOUT, library, open_repository
 from siambench.checkpoints.leaves import flatten
 from siambench.checkpoints.recognise import closest, faults, find_resnets
+from siambench.checkpoints.same import same_features
 from siambench.errors import UserError, first_line
+from siambench.files import sha256_file
 from siambench.progress import say
 from siambench.resnet import ARCHS, build_resnet
 
@@ -109,10 +110,21 @@ def _torchvision(name: str) -> Fetched:
     )
 
 
+def published(path: Path) -> bool:
+    """Whether a file has the SHA-256 whose first digits torch.hub's convention puts into its name."""
+    digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    return digits is None or sha256_file(path).startswith(digits[1])
+
+
 def _download(uri: str, url: str) -> Path:
     """The file at ``url``, in torch.hub's cache; its name ends in the first digits of its SHA-256."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.exists():
+        if not published(path):
+            raise UserError(
+                f"{uri}: {path} in torch's cache is not the file that torchvision publishes (its SHA-256 "
+                "differs); delete it, or name it as a file"
+            )
         return path
     say(f"{uri}: downloading {url}")
     digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
@@ -181,31 +193,6 @@ def _same_network(uri: str, timm: Any, arch: str) -> None:
     theirs = timm.create_model(arch, num_classes=0)
     if not same_features(theirs, build_resnet(found.arch)):
         raise UserError(f"{no}: named and shaped like {found.arch}, it gives other features")
-
-
-def same_features(theirs: nn.Module, ours: nn.Module) -> bool:
-    """Whether two networks map images (N, 3, H, W) to the same features (N, dim), whatever the weights.
-
-    Both are filled with one set of random weights, and left in float64 and evaluation mode.
-    """
-    draw = torch.Generator().manual_seed(0)
-    state = theirs.double().state_dict()
-    for name, tensor in state.items():
-        if tensor.dim() == 4:
-            fan_in = tensor[0].numel()
-            tensor.normal_(0, (2 / fan_in) ** 0.5, generator=draw)
-        elif name.endswith(("weight", "running_var")):
-            tensor.uniform_(0.5, 1.5, generator=draw)
-        elif tensor.is_floating_point():
-            tensor.normal_(0, 0.5, generator=draw)
-    images = torch.randn(1, 3, 43, 64, generator=draw, dtype=torch.float64)
-    try:
-        ours.double().load_state_dict(state)
-        with torch.inference_mode():
-            a, b = theirs.eval()(images), ours.eval()(images)
-    except RuntimeError:  # other names, or no odd sizes (resnetaa50)
-        return False
-    return a.shape == b.shape and bool((a - b).norm() <= 1e-9 * b.norm())
 
 
 def _hf_hub(name: str) -> Fetched:

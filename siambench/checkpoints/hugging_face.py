@@ -145,5 +145,5 @@ def library(name: str, uri: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise UserError(
-            f"{uri} needs {name.partition('.')[0]}, which is not installed: pip install 'siambench[hub]'"
+            f"{uri} needs {name.partition('.')[0]}, which is not installed: pip install timm huggingface_hub"
         ) from None

@@ -4,6 +4,7 @@ Nothing a pickle names is ever imported: each name below stands for an object of
 library that wrote the checkpoint need not be installed and none of its code runs.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +155,15 @@ TORCH: dict[str, Any] = {
     "collections.defaultdict": _dict,
     "vissl.config.attr_dict.AttrDict": dict,  # VISSL: config
     "vissl.utils.hydra_config.AttrDict": dict,
+    # settings of other trainers: dicts with attributes beside their items
+    "yacs.config.CfgNode": OrderedDict,
+    "fvcore.common.config.CfgNode": OrderedDict,
+    "easydict.EasyDict": OrderedDict,
+    "addict.addict.Dict": OrderedDict,
+    "mmcv.utils.config.ConfigDict": OrderedDict,
+    "mmengine.config.config.ConfigDict": OrderedDict,
+    **_inert("types", "SimpleNamespace"),
+    **_inert("datetime", "date", "datetime", "time", "timedelta", "timezone"),
     # folders and versions among anyone's settings
     **_inert("pathlib", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
     **_inert("pathlib._local", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),

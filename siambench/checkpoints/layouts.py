@@ -34,6 +34,7 @@ class Layout:
         fc: what the ResNet's own ``fc`` is here, for the report.
         spelling: whose names the weights have.
         no: why such a file is refused, whole or not.
+        says: key under which the file names its method.
     """
 
     name: str
@@ -45,17 +46,29 @@ class Layout:
     fc: str = "head"
     spelling: Spelling = names.torchvision
     no: str = ""
+    says: str = ""
+
+    @property
+    def second(self) -> bool:
+        """Whether by convention another encoder of the same file is the backbone."""
+        return self.branch in ("key", "momentum", "student", "target")
 
 
+_SOLO = "solo-learn, BYOL ports (Lightning)"
 _MM = "OpenSelfSup, mmselfsup, mmpretrain"
 _DETECTOR = (
-    "a trained detector; whether it takes BGR and strides in its 1×1 convolutions, as Caffe2's and "
-    "detectron2's own weights do, is not in the file: convert what it was fine-tuned from"
+    "a trained detector or segmenter; whether it takes BGR, dilates or strides in its 1×1 convolutions, "
+    "as many do, is not in the file: convert what it was fine-tuned from"
+)
+CAFFE = (
+    "Caffe's ResNet takes BGR from 0 to 255 and strides in its 1×1 convolutions: no ResNet of "
+    "torchvision's computes it"
 )
 
 # Sources: the named repositories' training and extraction scripts.
 LAYOUTS = (
-    Layout("siambench pre-training", "backbone.", also="method", epochs="epoch"),
+    Layout("siambench pre-training", "backbone.", also="recipe", epochs="epoch", says="method"),
+    Layout("PixPro", "encoder.", "encoder_k.", "query", "PixPro", "epoch"),
     Layout("SimSiam (official)", "encoder.", also="predictor.", method="SimSiam", epochs="epoch", fc="projector"),
     Layout("MoCo v2", "encoder_q.", "encoder_q.fc.2.", "query", "MoCo v2", "epoch", "projector"),
     Layout("MoCo v2", "encoder_k.", "encoder_k.fc.2.", "key", "MoCo v2", "epoch", "projector"),
@@ -73,8 +86,8 @@ LAYOUTS = (
     Layout(_MM, "backbone.", also="head.", epochs="meta.epoch"),
     Layout(_MM, "encoder_k.0.", branch="key", epochs="meta.epoch"),
     Layout(_MM, "target_net.0.", branch="target", method="BYOL", epochs="meta.epoch"),
-    Layout("solo-learn, BYOL ports (Lightning)", "backbone.", also="classifier."),
-    Layout("solo-learn, BYOL ports (Lightning)", "momentum_backbone.", branch="momentum"),
+    Layout(_SOLO, "backbone.", also="classifier.", says="hyper_parameters.method"),
+    Layout(_SOLO, "momentum_backbone.", branch="momentum", says="hyper_parameters.method"),
     Layout("BYOL ports", "online_network.encoder.", branch="online", method="BYOL"),
     Layout("BYOL ports", "target_network.encoder.", branch="target", method="BYOL"),
     Layout("BYOL (sthalles)", "online_network_state_dict.encoder.", "", "online", "BYOL", spelling=names.numbered),
@@ -87,6 +100,7 @@ LAYOUTS = (
     Layout("lightly", "student_backbone.", spelling=names.numbered, branch="student"),
     Layout("lightly", "backbone_momentum.", spelling=names.numbered, branch="momentum"),
     Layout("numbered Sequential", "", spelling=names.numbered),
+    Layout("DeepCluster-v2", "", also="prototypes.prototypes0.", method="DeepCluster-v2", epochs="epoch"),
     Layout("SwAV", "", also="prototypes.", method="SwAV", epochs="epoch"),
     Layout("SwAV", "", also="projection_head.", method="SwAV", epochs="epoch"),
     Layout("Hugging Face transformers", "resnet.", spelling=names.transformers),
@@ -94,6 +108,8 @@ LAYOUTS = (
     Layout("detectron2", "", spelling=names.detectron2),
     Layout("detectron2 detector", "backbone.bottom_up.", spelling=names.detectron2, no=_DETECTOR),
     Layout("detectron2 detector", "backbone.", spelling=names.detectron2, no=_DETECTOR),
+    Layout("timm training", "state_dict_ema.", branch="ema"),
+    Layout("torchvision references", "model_ema.", branch="ema"),
     Layout("torchvision, timm (bare names)", ""),
 )  # fmt: skip
 
@@ -118,6 +134,26 @@ def layout_of(found: Found, leaves: Mapping[str, Leaf]) -> tuple[int, Layout, st
     return len(LAYOUTS), Layout(name, found.prefix, spelling=found.spelling), ""
 
 
+# Keys that only detectors and segmenters have, and the tensor dimensions that tell a head of theirs.
+_TRANSFERRED = re.compile(
+    r"(.*\.)?(rpn|rpn_head|roi_heads?|bbox_head|mask_head|proposal_generator|decode_head|auxiliary_head|"
+    r"aux_classifier)\."
+)
+# What mmcv's and mmengine's configurations call Caffe's ResNet and its input.
+_CAFFE_SETTINGS = re.compile(r"style['\"]?\s*[=:]\s*['\"]caffe|to_rgb['\"]?\s*[=:]\s*False")
+
+
+def fine_tuned(leaves: Mapping[str, Leaf]) -> str:
+    """Why a checkpoint's ResNet is not what was pre-trained, or is not torchvision's; ``""`` if neither."""
+    for key, leaf in leaves.items():
+        conv = isinstance(leaf.value, Tensor) and leaf.value.dim() == 4
+        if _TRANSFERRED.match(key) or (conv and re.match(r"(.*\.)?classifier\.", key)):
+            return f"{leaf.key} makes it {_DETECTOR}"
+        if isinstance(leaf.value, str) and (found := _CAFFE_SETTINGS.search(leaf.value)):
+            return f"its configuration says {found[0]}: {CAFFE}"
+    return ""
+
+
 # What a part of a checkpoint is called in the report; the first pattern that its name (prefix and
 # container taken off) begins with.
 GROUPS = {
@@ -126,7 +162,7 @@ GROUPS = {
     "queue": r"queue",
     "prototypes": r"prototypes",
     "head": r"head|heads|classifier|online_classifier",
-    "optimiser": r"optimizer|lr_scheduler|param_scheduler|scheduler|scaler|amp|dino_loss|fp16_scaler",
+    "optimiser": r"optimizer|lr_scheduler|param_scheduler|scheduler|scaler|amp|fp16_scaler",
 }
 
 
@@ -141,8 +177,11 @@ def dropped_groups(
         if key.startswith(found.prefix) and key.removeprefix(found.prefix).startswith("fc."):
             groups[layout.fc] += 1
             continue
-        rest = key.removeprefix(found.prefix) if found.prefix != container else key
-        rest = rest.removeprefix(container)
+        own = container + layout.prefix.removesuffix(
+            "backbone."
+        )  # DINO's teacher.head is beside it
+        rest = key.removeprefix(found.prefix if found.prefix != container else own)
+        rest = rest.removeprefix(own).removeprefix(container)
         named = (group for group, pattern in GROUPS.items() if re.match(pattern, rest))
         groups[next(named, rest.split(".")[0])] += 1
     return dict(sorted(groups.items()))
@@ -150,9 +189,9 @@ def dropped_groups(
 
 # Networks that are often offered and are no ResNet of torchvision's kind: a key, and what it tells.
 FOREIGN = {
-    r"(.*\.)?res2_0_branch2a_w": "it is Caffe2's ResNet (MSRA), which takes BGR and strides in its 1×1 "
-    "convolutions: no ResNet of torchvision's computes it",
+    r"(.*\.)?res2_0_branch2a_w": f"its names are Caffe2's: {CAFFE}",
     r"(.*\.)?blocks\.\d+\.attn\.": "it is a vision transformer; only ResNets are converted",
+    r"(.*\.)?(class_token|cls_token)$": "it is a vision transformer; only ResNets are converted",
     r"(.*\.)?encoder\.layer\.\d+\.attention\.": "it is a transformer; only ResNets are converted",
     r"(.*\.)?stages\.\d+\.\d+\.(conv_dw|dwconv|depthwise)": "it is a ConvNeXt; only ResNets are converted",
     r"(.*\.)?res_net/": "it is a haiku (JAX) parameter tree; convert it to PyTorch names first",

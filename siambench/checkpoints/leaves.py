@@ -28,6 +28,7 @@ from siambench.errors import UserError, first_line, printable
 _LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 _MOST_VALUES = 200_000
 _DEEPEST = 12
+_LONGEST_TEXT = 1 << 20  # a trainer's whole configuration is some 10,000 characters
 _LONGEST_KEY = 1000
 
 # What is offered in place of a checkpoint, by its first bytes.
@@ -240,7 +241,7 @@ def flatten(path: Path | str, payload: Any) -> dict[str, Leaf]:
             elif callable(value) or isinstance(value, Inert):
                 value = None
             elif isinstance(value, str):
-                value = printable(value)
+                value = printable(value, _LONGEST_TEXT)
             before = leaves.get(short)
             if before is None or not isinstance(before.value, Tensor):
                 leaves[short] = Leaf(full, value)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from siambench.checkpoints.layouts import LAYOUTS, Layout, foreign, layout_of
+from siambench.checkpoints.layouts import LAYOUTS, Layout, fine_tuned, foreign, layout_of
 from siambench.checkpoints.leaves import Leaf
 from siambench.checkpoints.recognise import Found, closest, faults, find_resnets
 from siambench.errors import UserError
@@ -41,7 +41,7 @@ class Choice:
         """One line for each ResNet that was left."""
         return [
             f"also in the file and not used: {other.found.arch} at {other.prefix(leaves)!r} "
-            f"(--branch {other.branch(leaves)})"
+            f"(convert --branch {other.branch(leaves)})"
             for other in self.others
         ]
 
@@ -61,29 +61,37 @@ def pick(leaves: Mapping[str, Leaf], source: str, branch: str) -> Choice:
     found = find_resnets(leaves)
     if not found:
         raise UserError(f"{source}: no ResNet in it; {foreign(leaves)}; nothing was written")
+    if why := fine_tuned(leaves):
+        raise UserError(f"{source}: {why}; nothing was written")
     placed = [(layout_of(f, leaves), f) for f in found]
-    placed.sort(key=lambda item: (item[0][0], not item[1].whole))
+    placed.sort(key=lambda item: (item[0][0], item[1].whole))  # a broken one is not stood in for
     ranked = [(place, Choice(f, row, container, [])) for (place, row, container), f in placed]
     if branch:
         ranked = _of_branch(ranked, leaves, source, branch)
     place, chosen = ranked[0]
     if chosen.layout.no:
         raise UserError(f"{source}: {chosen.layout.name}: {chosen.layout.no}; nothing was written")
+    if (
+        place == len(LAYOUTS) and not branch
+    ):  # no row's: fragments of other things lie there as well
+        chosen = Choice(closest(found), chosen.layout, chosen.container, [])
     if not chosen.found.whole:  # a whole one further down is another network: not what is meant
-        near = chosen.found if chosen.layout in LAYOUTS or branch else closest(found)
-        shown = Choice(near, chosen.layout, chosen.container, []).prefix(leaves)
         raise UserError(
-            f"{source}: closest layout: {chosen.layout.name}, {near.arch} at {shown!r}, but "
-            f"{faults(near)}; nothing was written"
-        )
-    whole = [(p, c) for p, c in ranked if c.found.whole]
-    same = [choice.prefix(leaves) for p, choice in whole if p == place]
-    if len(same) > 1 and not branch:
-        raise UserError(
-            f"{source} holds several ResNets and no known layout says which is meant: "
-            f"{', '.join(map(repr, same))}; choose with --branch {same[0].rstrip('.')}"
+            f"{source}: closest layout: {chosen.layout.name}, {chosen.found.arch} at "
+            f"{chosen.prefix(leaves)!r}, but {faults(chosen.found)}; nothing was written"
         )
     others = [Choice(f, row, c, []) for (_, row, c), f in placed if f.whole and f != chosen.found]
+    rivals = [
+        other
+        for p, other in ((p, c) for p, c in ranked if c.found.whole and c.found != chosen.found)
+        if p == place or (chosen.layout.second and p == len(LAYOUTS) and not branch)
+    ]
+    if rivals:
+        shown = [choice.prefix(leaves) for choice in (chosen, *rivals)]
+        raise UserError(
+            f"{source} holds several ResNets and no known layout says which is meant: "
+            f"{', '.join(map(repr, shown))}; choose with convert --branch {shown[0].rstrip('.')}"
+        )
     return Choice(chosen.found, chosen.layout, chosen.container, others)
 
 
@@ -94,7 +102,12 @@ def _of_branch(
     named = [
         (place, choice)
         for place, choice in ranked
-        if branch.rstrip(".") in (choice.branch(leaves), choice.prefix(leaves).rstrip("."))
+        if branch.rstrip(".")
+        in (
+            choice.branch(leaves),
+            choice.prefix(leaves).rstrip("."),
+            choice.found.prefix.removeprefix(choice.container).rstrip("."),
+        )
     ]
     if not named:
         known = ", ".join(

@@ -70,7 +70,8 @@ def refusal(path: Path, refused: Refused) -> UserError:
     """The one line for a pickle that does more than hold data."""
     return UserError(
         f"{path} is refused: its pickle {printable(str(refused))}, and only tensors, arrays and "
-        "plain data are let through; nothing of it was run; save the model's state_dict() alone"
+        "plain data are let through; nothing of it was run; save the model's state_dict() alone, where "
+        "you trust the file after torch.load(..., weights_only=False)"
     )
 
 

@@ -82,6 +82,17 @@ def inspect(state: Mapping[str, Tensor]) -> Sanity:
     )
 
 
+def folded(state: Mapping[str, Tensor]) -> bool:
+    """Whether all batch norms have mean 0 and variance 1 exactly, and scales that were trained."""
+    neutral = {"running_mean": 0.0, "running_var": 1.0}
+    for name, tensor in state.items():
+        value = neutral.get(name.rpartition(".")[2])
+        if value is not None and not bool((tensor == value).all()):
+            return False
+    scales = (t for name, t in state.items() if name.endswith("weight") and t.dim() == 1)
+    return any(bool(((t != 1) & (t != 0)).any()) for t in scales)
+
+
 def looks_initialised(weight: Tensor) -> bool:
     """Whether a convolution's weights (out, in, k, k) are indistinguishable from a fresh draw.
 

@@ -19,18 +19,19 @@ from siambench.backbone import (
     read_backbone,
     weights_digest,
 )
-from siambench.checkpoints import hubs
-from siambench.checkpoints.layouts import dropped_groups
+from siambench.checkpoints import hubs, names
+from siambench.checkpoints.layouts import CAFFE, LAYOUTS, dropped_groups
 from siambench.checkpoints.leaves import Leaf, flatten, read_leaves
 from siambench.checkpoints.pick import Choice, pick
-from siambench.checkpoints.sanity import Sanity, inspect
-from siambench.errors import UserError
+from siambench.checkpoints.same import check_module
+from siambench.checkpoints.sanity import Sanity, folded, inspect
+from siambench.errors import UserError, printable
 from siambench.files import existing, sha256_file
 from siambench.progress import say
 from siambench.resnet import build_resnet, expected_shapes
 
 Source = str | Path | Mapping[str, Any] | nn.Module
-_RANDOM = "random initialisation"
+_RANDOM, _OURS = "random initialisation", "siambench backbone"
 _ENDINGS = (".safetensors", ".pth", ".pt", ".tar", ".pkl", ".ckpt", ".bin", ".torch")
 
 
@@ -90,17 +91,16 @@ def load_backbone(source: Source, *, branch: str = "") -> Backbone:
     Raises:
         UserError: as :func:`read_checkpoint`.
     """
-    if isinstance(source, str | Path) and is_backbone_file(Path(source)) and not branch:
-        path = Path(source)
-        state, meta = read_backbone(path)
-        return Backbone(state, meta, path.stem, sha256_file(path))
     state, meta, report = read_checkpoint(source, branch=branch)
+    if report.layout == _OURS and Path(report.source).is_file():
+        return Backbone(state, meta, Path(report.source).stem, sha256_file(report.source))
     of_branch = f", {report.branch} branch" if report.branch else ""
     say(
         f"{report.source}: {report.layout}{of_branch}, {report.arch}, {report.matched} keys matched"
     )
     for note in report.notes:
         say(f"{report.source}: {note}")
+    meta = replace(meta, method=meta.method or "unknown")
     return Backbone(state, meta, _name(report.source), report.digest)
 
 
@@ -125,12 +125,22 @@ def read_checkpoint(source: Source, *, branch: str = "", seed: int = 0) -> Readi
         UserError: damaged, foreign or hostile file, or not every expected weight is in it.
     """
     if isinstance(source, nn.Module):
-        source = source.state_dict()
+        reading = _take(flatten("the module", source.state_dict()), "the module", branch)
+        check_module(source, *reading[:2], reading[2].prefix)
+        return reading
     if isinstance(source, Mapping):
         return _take(flatten("the state dict", source), "the state dict", branch)
+    if not isinstance(source, str | Path):
+        raise UserError(
+            f"a {type(source).__name__} is no source of a backbone; give a path, a name such as "
+            "timm:resnet50, a state dict or a module"
+        )
     scheme, _, name = str(source).partition(":")
     if scheme == "random":
+        _no_branch(str(source), branch)
         return _random(name, seed)
+    if scheme in ("http", "https"):
+        raise UserError(f"{source}: download it first, then name the file")
     if scheme in hubs.SCHEMES:
         return _fetched(hubs.fetch(str(source)), branch)
     path = existing(
@@ -139,12 +149,18 @@ def read_checkpoint(source: Source, *, branch: str = "", seed: int = 0) -> Readi
         hint="name a file, timm:NAME, torchvision:NAME, hf-hub:REPO or random:ARCH",
     )
     if is_backbone_file(path):
+        _no_branch(str(path), branch)
         stored, meta = read_backbone(path)
         state = {name: stored[name] for name in expected_shapes(meta.arch)}
-        return state, meta, _report(str(path), "siambench backbone", state, meta)
+        return state, meta, _report(str(path), _OURS, state, meta)
     state, meta, report = _take(read_leaves(path), str(path), branch)
     meta = replace(meta, source=path.name, source_sha256=sha256_file(path))
     return state, meta, report
+
+
+def _no_branch(source: str, branch: str) -> None:
+    if branch:
+        raise UserError(f"{source} holds one backbone: there is no branch {branch!r} to choose")
 
 
 def is_backbone_file(path: Path) -> bool:
@@ -206,16 +222,26 @@ def _take(leaves: dict[str, Leaf], source: str, branch: str) -> Reading:
     state, notes = _weights(chosen, leaves, source)
     notes += chosen.notes(leaves)
     layout, arch = chosen.layout, chosen.found.arch
+    if not chosen.found.counters and folded(state):
+        raise UserError(
+            f"{source}: every batch norm has mean 0 and variance 1, yet a scale: its statistics are folded "
+            f"in, as in Caffe's weights under other names. {CAFFE}; nothing was written"
+        )
     said, method, epochs = (
-        leaves[key].value if key in leaves else None
-        for key in ("arch", "method" if layout.also == "method" else "", layout.epochs)
+        leaves[key].value if key in leaves else None for key in ("arch", layout.says, layout.epochs)
     )
     if isinstance(said, str) and said != arch:
-        notes.append(f"the file calls itself {said}; its tensors are a {arch}")
+        notes.append(f"the file calls itself {printable(said)}; its tensors are a {arch}")
+    if (not layout.prefix and layout.spelling is names.torchvision) or layout not in LAYOUTS:
+        notes.append(
+            "nothing in the file tells which network its names belong to: torchvision's strides, "
+            "pooling and epsilon, RGB and ImageNet's mean and std are assumed"
+        )
+    counted = type(epochs) is int and epochs >= 0 and "pytorch-lightning_version" not in leaves
     meta = BackboneMeta(
         arch=arch,
-        method=method if isinstance(method, str) else layout.method,
-        epochs=epochs if type(epochs) is int and epochs >= 0 else None,
+        method=printable(method) if isinstance(method, str) else layout.method,
+        epochs=epochs if counted else None,  # Lightning's is a number from 0, or past the last
         source=source,
         matched=f"{len(chosen.found.keys)}/{len(chosen.found.keys)}",
     )
@@ -266,7 +292,7 @@ def _weights(
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(f"{source}: {'; '.join(problems[:4])}{more}; nothing was written")
-    notes = [f"{count} tensors were {kind}" for kind, count in cast.items()]
+    notes = [f"{count} tensors were {kind} and are cast" for kind, count in cast.items()]
     if not found.counters:
         notes.append("num_batches_tracked is not in the file: set to 0, which changes no feature")
     return state, notes

@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 from siambench.checkpoints.inert import Refused
 
-_MOST_STEPS = 1_000_000  # a ResNet-50 with its optimiser takes some 20,000
+_MOST_STEPS = 3_000_000  # a ResNet-50 with its optimiser takes some 20,000
 _DEEPEST = 100  # tuples within tuples; hashing 200,000 overruns the stack
 _NAME = 4096  # characters that a name has at most
 _PART = 16  # the cost of an element, where that of a character is 1
@@ -116,7 +116,8 @@ class _Walk:
 
     def _hash(self, keys: list[_Item]) -> None:
         for key in keys:
-            if not isinstance(key.value, str):  # other keys can be made to collide
+            small = isinstance(key.value, int) and abs(key.value) < 1 << 32
+            if not (isinstance(key.value, str) or small):  # other keys can be made to collide
                 self.odd_keys += 1
                 self.spent += self.odd_keys
             self.spent += key.cost if key.depth else 0
@@ -148,6 +149,8 @@ class _Walk:
         elif name == "BINPERSID":
             self.spent += given[0].cost
             items = given[0].value if given[0].depth else given
+            if items and items[0].value == "module":  # torch before 1.6 saves whole models so
+                raise Refused(f"wants {items[1].value}")
             self.stored.append(tuple(item.value for item in items))
         else:
             made.holds(given)

@@ -117,13 +117,13 @@ CASES = {
         "siambench pre-training",
         lambda m: {
             **training(put("backbone.", m.state_dict(), projector__0__weight=(3,))),
-            "method": "SimSiam",
+            "method": "SimSiam", "recipe": {"seed": 0},
         },
         "state_dict.backbone.", "SimSiam", 100, {"optimiser": 1, "projector": 1},
     ),
     "ours supervised": Case(
         "siambench pre-training",
-        lambda m: {**training(put("backbone.", m.state_dict()) | head("head.")), "method": "supervised"},
+        lambda m: {**training(put("backbone.", m.state_dict()) | head("head.")), "method": "supervised", "recipe": "r"},
         "state_dict.backbone.", "supervised", 100, {"head": 2, "optimiser": 1},
     ),
     "simsiam": Case(
@@ -172,7 +172,7 @@ CASES = {
             "student": put("module.backbone.", other(m), module__head__mlp__0__weight=(3,)),
             "teacher": put("backbone.", m.state_dict(), head__mlp__0__weight=(3,)),
             "epoch": 300, "args": argparse.Namespace(arch="resnet50", lr=0.3)},
-        "teacher.backbone.", "DINO", 300, {"student": _size + 1, "teacher": 1}, "", "teacher",
+        "teacher.backbone.", "DINO", 300, {"head": 1, "student": _size + 1}, "", "teacher",
     ),
     "dino student": Case(
         "DINO", lambda m: {"student": put("module.backbone.", m.state_dict()), "epoch": 2},
@@ -228,6 +228,37 @@ CASES = {
         "SimSiam (official)",
         lambda m: training(put("_orig_mod.encoder.module.", m.state_dict(), _orig_mod__predictor__0=(3,))),
         "state_dict._orig_mod.encoder.module.", "SimSiam", 100, {"optimiser": 1, "predictor": 1},
+    ),
+    "pixpro": Case(
+        "PixPro",
+        lambda m: {"epoch": 400, "model": two("module.encoder.", "module.encoder_k.")(m)},
+        "model.module.encoder.", "PixPro", 400, {"encoder_k": _size}, "", "query",
+    ),
+    "deepcluster": Case(
+        "DeepCluster-v2",
+        lambda m: put("module.", m.state_dict(), module__prototypes__prototypes0__weight=(3,)),
+        "module.", "DeepCluster-v2", None, {"prototypes": 1},
+    ),
+    "timm training": Case(
+        "timm training",
+        lambda m: {"epoch": 3, "state_dict": other(m), "state_dict_ema": m.state_dict() | head()},
+        "state_dict_ema.", "unknown", None, {"head": 2, "state_dict": _size}, "", "ema",
+    ),
+    "torchvision references": Case(
+        "torchvision references",
+        lambda m: {"model": other(m), "model_ema": put("module.", m.state_dict()) | {"n_averaged": torch.tensor(7)}},
+        "model_ema.module.", "unknown", None, {"model": _size, "n_averaged": 1}, "", "ema",
+    ),
+    "solo-learn says its method": Case(
+        "solo-learn, BYOL ports (Lightning)",
+        lambda m: {"epoch": 99, "pytorch-lightning_version": "1.9", "hyper_parameters": {"method": "byol"},
+                   "state_dict": put("backbone.", m.state_dict()) | head("classifier.")},
+        "state_dict.backbone.", "byol", None, {"head": 2},
+    ),
+    "lightning moco": Case(
+        "MoCo",
+        lambda m: {"epoch": 199, "pytorch-lightning_version": "1.9", "state_dict": put("encoder_q.", m.state_dict())},
+        "state_dict.encoder_q.", "MoCo", None, {}, "", "query",
     ),
     "moco v2, key": Case(
         "MoCo v2",

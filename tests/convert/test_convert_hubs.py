@@ -3,6 +3,7 @@
 Features are held against the libraries' own models.
 """
 
+import hashlib
 import http.server
 import json
 import os
@@ -49,6 +50,7 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", refused)
+    monkeypatch.setattr(hubs, "published", lambda _: True)  # the tests' weights are their own
     return tmp_path / "hub/checkpoints"
 
 
@@ -74,6 +76,20 @@ def test_torchvision_gives_its_own_features(torch_home: Path, tmp_path: Path) ->
     state, meta = read_backbone(tmp_path / "a.safetensors")
     assert (meta.method, meta.weights_sha256) == (ours.meta.method, ours.sha256)
     assert weights_digest(state) == ours.sha256
+
+
+def test_a_file_in_torchs_cache_must_be_torchvisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+    (folder / ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]).write_bytes(b"other weights")
+    with pytest.raises(UserError, match="is not the file that torchvision publishes"):
+        hubs.fetch("torchvision:resnet18")
+    digest = hashlib.sha256(b"other weights").hexdigest()
+    (tmp_path / f"net-{digest[:8]}.pth").write_bytes(b"other weights")
+    assert hubs.published(tmp_path / f"net-{digest[:8]}.pth")
 
 
 @pytest.mark.parametrize("tag", ["", ".DEFAULT", ".IMAGENET1K_V2"])
@@ -320,7 +336,7 @@ def test_one_line(torch_home: Path, put: Put, uri: str, line: str) -> None:
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for uri, library in {"timm:resnet18": "timm", "hf-hub:us/net": "huggingface_hub"}.items():
         monkeypatch.setitem(sys.modules, library, None)
-        with pytest.raises(UserError, match=rf"needs {library}.*siambench\[hub\]"):
+        with pytest.raises(UserError, match=f"needs {library}.* pip install timm huggingface_hub"):
             hubs.fetch(uri)
 
 

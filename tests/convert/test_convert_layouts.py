@@ -70,14 +70,73 @@ def test_a_trained_detector_is_refused(tmp_path: Path) -> None:
     fpn = checkpoints.put(
         "backbone.bottom_up.", named, proposal_generator__rpn_head__conv__weight=(3,)
     )
-    with pytest.raises(UserError, match=r"a trained detector; .* BGR"):
+    with pytest.raises(UserError, match=r"a trained detector or segmenter; .* BGR"):
         read_checkpoint(checkpoints.save({"model": fpn}, tmp_path))
     c4 = {
         f"{'roi_heads' if name.startswith('res5') else 'backbone'}.{name}": tensor
         for name, tensor in named.items()
     }
-    with pytest.raises(UserError, match=r"a trained detector; .* BGR"):
+    with pytest.raises(UserError, match=r"a trained detector or segmenter; .* BGR"):
         read_checkpoint(checkpoints.save({"model": c4}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "key", ["rpn_head.conv.weight", "roi_heads.x", "decode_head.conv.w", "aux_classifier.0.w", "classifier.4.weight"]
+)  # fmt: skip
+def test_fine_tuned_networks_are_told_by_their_heads(key: str) -> None:
+    state = checkpoints.put("backbone.", _state()) | {key: torch.zeros(2, 2, 1, 1)}
+    with pytest.raises(UserError, match=rf"{key} makes it a trained detector or segmenter"):
+        read_checkpoint({"state_dict": state})
+
+
+def test_torchvisions_segmenter_is_refused() -> None:
+    """It is dilated: the same names and shapes, other features."""
+    fcn = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None)
+    with pytest.raises(UserError, match="makes it a trained detector or segmenter"):
+        read_checkpoint(fcn.state_dict())
+
+
+def test_caffes_resnet_under_torchvisions_names() -> None:
+    """Folded statistics (what converters of Detectron's weights leave), or a configuration that says so."""
+    state = {k: v for k, v in _state().items() if not k.endswith("num_batches_tracked")}
+    for name in state:
+        if "running" in name:
+            state[name] = torch.full_like(state[name], float(name.endswith("var")))
+    with pytest.raises(UserError, match="statistics are folded in, as in Caffe's"):
+        read_checkpoint(state)
+    for said in ("backbone=dict(type='ResNet', style='caffe')", '"to_rgb": False'):
+        payload = {"state_dict": checkpoints.put("backbone.", _state()), "meta": {"config": said}}
+        with pytest.raises(UserError, match=r"its configuration says .*: Caffe's ResNet takes BGR"):
+            read_checkpoint(payload)
+
+
+def test_a_second_encoder_is_not_taken_for_lack_of_a_row() -> None:
+    for second in ("encoder_k.", "momentum_encoder.", "target_network.encoder."):
+        both = checkpoints.two("net.", second)(_model())
+        with pytest.raises(UserError, match="several ResNets and no known layout says which"):
+            read_checkpoint(both)
+        assert read_checkpoint(both, branch="net")[2].prefix == "net."
+
+
+def test_a_broken_network_is_not_stood_in_for_by_one_in_another_container() -> None:
+    for fault in ("last", "shape"):
+        payload = {"state_dict": _broken(fault)[0], "model": checkpoints.other(_model())}
+        with pytest.raises(UserError, match=r"at 'state_dict\.', but"):
+            read_checkpoint(payload)
+    twice = {"state_dict": checkpoints.put("encoder_q.", _state()), "model": TWO}
+    for branch in ("", "query"):
+        with pytest.raises(
+            UserError, match=r"several ResNets .*--branch (state_dict|model)\.encoder_q"
+        ):
+            read_checkpoint(twice, branch=branch)
+    assert read_checkpoint(twice, branch="model.encoder_q")[2].prefix == "model.encoder_q."
+
+
+def test_a_negative_variance_is_no_weight() -> None:
+    state = _state()
+    state["bn1.running_var"] = -state["bn1.running_var"]
+    with pytest.raises(UserError, match=r"bn1\.running_var holds a negative variance"):
+        read_checkpoint(state)
 
 
 @pytest.mark.parametrize("arch", [*ARCHS, "resnet18-w32", "resnet50-w16", "wide_resnet50_2-w32"])
@@ -300,6 +359,9 @@ def test_plain_pickle_of_arrays_is_read_whatever_the_protocol(tmp_path: Path) ->
         back, _, report = read_checkpoint(tmp_path / "d2.pkl")
         assert report.layout == "detectron2"
         assert weights_digest(back) == weights_digest(state)
+
+
+TWO = checkpoints.put("encoder_q.", checkpoints.make_resnet(seed=1).state_dict())
 
 
 def _model() -> torch.nn.Module:

@@ -1,11 +1,16 @@
 """What can be named as a source besides a file, which encoder is taken, and what a backbone is called."""
 
+import copy
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import checkpoints
 import pytest
 import torch
+from torch import nn
+from torchvision.models.resnet import ResNet
 
 import convert
 from siambench import load_backbone
@@ -24,7 +29,8 @@ def test_from_memory_without_a_file() -> None:
     for source in (model, model.state_dict(), saved):
         state, meta, report = read_checkpoint(source)
         assert report.digest == weights_digest(state) == expected
-        assert (meta.source, meta.source_sha256) == ("the state dict", "")
+        said = "the module" if source is model else "the state dict"
+        assert (meta.source, meta.source_sha256) == (said, "")
     assert (meta.method, meta.epochs) == ("SimSiam", 100)
     arrays = convert.to_detectron2(state)
     again, _, report = convert.read_checkpoint(arrays)
@@ -42,6 +48,74 @@ def test_a_backbone_from_memory_does_not_follow_the_trainer() -> None:
     assert torch.equal(backbone.features(images), before)
     assert not any(p.requires_grad for p in backbone.parameters())
     assert not backbone.train().training
+
+
+def dilated(model: ResNet) -> None:
+    model.layer4[0].conv1.stride = model.layer4[0].downsample[0].stride = (1, 1)
+
+
+def other_epsilon(model: ResNet) -> None:
+    model.layer2[0].bn1.eps = 1e-3
+
+
+def no_pool(model: ResNet) -> None:
+    model.maxpool = nn.Identity()
+
+
+def other_activation(model: ResNet) -> None:
+    model.layer3[0].relu = nn.SiLU()
+
+
+def ceiling(model: ResNet) -> None:
+    model.maxpool.ceil_mode = True
+
+
+@pytest.mark.parametrize("change", [dilated, other_epsilon, no_pool, other_activation, ceiling])
+def test_a_module_that_computes_something_else_is_refused(
+    change: Callable[[ResNet], None],
+) -> None:
+    model = checkpoints.make_resnet()
+    change(model)
+    with pytest.raises(UserError, match="computes something else"):
+        load_backbone(model)
+
+
+def test_modules_within_modules_are_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrapped, compiled, cut into a Sequential, with a head of any kind behind: the same backbone."""
+    for arch in ("resnet10-w8", "resnet18-w8", "resnet50-w8"):
+        model = checkpoints.make_resnet(arch)
+        expected = weights_digest(model.state_dict())
+        cut = nn.Sequential(*list(model.children())[:-1])
+        headed = copy.deepcopy(model)
+        headed.fc = nn.Linear(3, 3)  # of the wrong width: its forward fails behind layer4
+        half = copy.deepcopy(model).half()
+        wrapped = nn.ModuleDict({"encoder": model, "predictor": nn.Linear(2, 2)})
+        for source in (cut, headed, wrapped, torch.compile(model), half):
+            assert read_checkpoint(source)[2].arch == arch
+            if source is not half:
+                assert read_checkpoint(source)[2].digest == expected
+    assert "not known" not in capsys.readouterr().err
+    model.forward = None
+    read_checkpoint(model)
+    assert "whether it computes what torchvision's does is not known" in capsys.readouterr().err
+
+
+def test_what_is_no_source_is_said() -> None:
+    for wrong in (None, 3, [checkpoints.make_resnet().state_dict()], b"x"):
+        with pytest.raises(UserError, match=f"a {type(wrong).__name__} is no source"):
+            load_backbone(wrong)
+    with pytest.raises(UserError, match=r"http://x/y\.pth: download it first"):
+        load_backbone("http://x/y.pth")
+    with pytest.raises(
+        UserError, match="random:resnet10-w8 holds one backbone: there is no branch"
+    ):
+        load_backbone("random:resnet10-w8", branch="key")
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a file"):
+        load_backbone(tmp_path / "pipe")
 
 
 def test_memory_is_as_strict_as_a_file() -> None:
@@ -88,7 +162,8 @@ def test_the_convention_is_said_and_the_branch_overrides(
     said = capsys.readouterr().err
     assert "MoCo, query branch" in said
     assert (
-        "also in the file and not used: resnet10-w8 at 'module.encoder_k.' (--branch key)" in said
+        "also in the file and not used: resnet10-w8 at 'module.encoder_k.' (convert --branch key)"
+        in said
     )
     assert "MoCo, key branch" in said
     assert query.sha256 != key.sha256  # two records, not one
@@ -104,14 +179,21 @@ def test_the_convention_is_said_and_the_branch_overrides(
 def test_a_branch_settles_what_no_convention_does(tmp_path: Path) -> None:
     both = checkpoints.two("a.net.", "b.net.")(checkpoints.make_resnet())
     path = checkpoints.save(both, tmp_path)
-    with pytest.raises(UserError, match=r"several ResNets .* choose with --branch a\.net"):
+    with pytest.raises(UserError, match=r"several ResNets .* choose with convert --branch a\.net"):
         read_checkpoint(path)
     state, _, report = read_checkpoint(path, branch="b.net")
     assert torch.equal(state["conv1.weight"], both["b.net.conv1.weight"])
-    assert "(--branch a.net)" in " ".join(report.notes)
+    assert "(convert --branch a.net)" in " ".join(report.notes)
     del both["b.net.conv1.weight"]
     with pytest.raises(UserError, match=r"'b\.net\.', but 1 expected keys missing"):
         read_checkpoint(both, branch="b.net")
+
+
+def test_a_backbone_file_has_no_branches(tmp_path: Path) -> None:
+    path = tmp_path / "b.safetensors"
+    save_backbone(path, checkpoints.make_resnet().state_dict(), BackboneMeta("resnet10-w8", "x", 1))
+    with pytest.raises(UserError, match="there is no branch 'key'"):
+        load_backbone(path, branch="key")
 
 
 def test_one_flipped_bit_of_a_backbone_file_is_noticed(tmp_path: Path) -> None:

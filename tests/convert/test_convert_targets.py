@@ -1,6 +1,9 @@
 """What is written for other libraries: they load it, and every round trip is exact to the bit."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import checkpoints
@@ -181,21 +184,40 @@ def test_endings_are_checked_before_anything_is_read(to: str, tmp_path: Path) ->
             convert(tmp_path / "absent", tmp_path / f"out{ending}", to)
 
 
-@pytest.mark.parametrize(("to", "ending"), KINDS)
-def test_failed_write_leaves_what_was_there(
-    to: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("to", "ending"),
+    [("safetensors", ".safetensors"), ("torchvision", ".pth"), ("detectron2-c4", ".pkl")],
+)
+def test_a_full_disk_leaves_what_was_there(to: str, ending: str, tmp_path: Path) -> None:
+    """A real limit on the size of files, in a process of its own: each library says it in its own way."""
     source, out = checkpoints.save(awkward_state(), tmp_path), tmp_path / f"old{ending}"
     out.write_bytes(b"old")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    for name in ("convert.targets.write_detectron2", "convert.targets.save_file"):
-        monkeypatch.setattr(name, full)
-    monkeypatch.setattr("siambench.backbone.save_file", full)
-    monkeypatch.setattr("torch.save", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        convert(source, out, to)
+    code = (
+        "import resource, signal, sys\n"
+        "from convert import VERBS\n"
+        "from siambench.cli import run_verb\n"
+        "import convert.run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "sys.exit(run_verb(VERBS['convert'], sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(source), "--out", str(out), "--to", to],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"cannot write {out}" in done.stderr
     assert out.read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pth", out.name]
+
+
+@pytest.mark.parametrize(("to", "ending"), KINDS)
+def test_files_have_the_mode_that_the_user_asks_for(to: str, ending: str, tmp_path: Path) -> None:
+    source, before = checkpoints.save(awkward_state(), tmp_path), os.umask(0o027)
+    try:
+        convert(source, tmp_path / f"out{ending}", to)
+    finally:
+        os.umask(before)
+    assert (tmp_path / f"out{ending}").stat().st_mode & 0o777 == 0o640

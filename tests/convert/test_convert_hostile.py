@@ -127,6 +127,60 @@ def test_known_classes_pass_as_data_and_only_while_a_file_is_read(tmp_path: Path
         read_checkpoint(source)
 
 
+ATTRIBUTE_DICT = """
+class CLASS(dict):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__["frozen"] = True
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["yacs.config.CfgNode", "fvcore.common.config.CfgNode", "easydict.EasyDict", "addict.addict.Dict"],
+)  # fmt: skip
+def test_settings_with_attributes_flatten_as_dicts(name: str, tmp_path: Path) -> None:
+    module, _, kind = name.rpartition(".")
+    with libraries({module: ATTRIBUTE_DICT.replace("CLASS", kind)}) as made:
+        node = getattr(made[module], kind)
+        settings = node({"LR": 0.1, "MODEL": node({"NAME": "r50"})})
+        source = checkpoints.save({"model": _state(), "config": settings}, tmp_path)
+    leaves = read_leaves(source)
+    assert leaves["config.LR"].value == 0.1
+    assert leaves["config.MODEL.NAME"].value == "r50"
+    assert read_checkpoint(source)[1].arch == "resnet10-w8"
+
+
+def test_honest_leftovers(tmp_path: Path) -> None:
+    """What trainers leave beside the weights: dates, label maps, long lists of numbers."""
+    import datetime
+    import types
+
+    leftovers = {
+        "when": datetime.datetime(2026, 1, 2, 3, 4),
+        "took": datetime.timedelta(hours=3),
+        "space": types.SimpleNamespace(lr=0.1),
+        "idx_to_class": {i: f"class {i}" for i in range(8142)},  # iNaturalist 2018
+        "losses": [i / 7 for i in range(100_000)],
+        "by_id": {10**9 + 7 * i: 0.5 for i in range(20_000)},
+    }
+    for legacy in False, True:
+        source = tmp_path / f"{legacy}.pth"
+        torch.save(
+            {"state_dict": _state(), **leftovers},
+            source,
+            _use_new_zipfile_serialization=not legacy,
+        )
+        assert read_checkpoint(source)[2].matched == "78/78"
+
+
+def test_a_whole_model_in_the_old_format_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "model.pth"
+    torch.save(checkpoints.make_resnet(), source, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"wants siambench\.resnet\._ScaledResNet.*state_dict"):
+        read_checkpoint(source)
+
+
 def test_mmengine_checkpoint_with_its_message_hub(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(mmengine_checkpoint(_state()))
     _, meta, report = read_checkpoint(tmp_path / "a.pth")

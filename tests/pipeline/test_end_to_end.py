@@ -148,6 +148,14 @@ def test_what_fails_does_not_stop_the_rest_and_nothing_is_lost(root, tmp_path):
         (lambda t: t + "  - knn\n", "benchmarks[8] is 'knn'; it must be a mapping such as"),
         (lambda t: t.replace("data: coco", "data: 7"), "benchmarks[6].data is 7"),
         (lambda t: t.replace("{checkpoint:", "{weights:"), "backbones.random: say one of"),
+        (
+            lambda t: t.replace("{checkpoint:", "{to: timm, checkpoint:"),
+            "backbones.random: to is the run's to say",
+        ),
+        (
+            lambda t: t.replace("{checkpoint:", "{backbone:"),
+            "is no backbone file; say checkpoint in place of backbone",
+        ),
         (lambda t: t + "  - [", "is not valid YAML"),
     ],
 )

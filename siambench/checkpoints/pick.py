@@ -71,20 +71,22 @@ def pick(leaves: Mapping[str, Leaf], source: str, branch: str) -> Choice:
     place, chosen = ranked[0]
     if chosen.layout.no:
         raise UserError(f"{source}: {chosen.layout.name}: {chosen.layout.no}; nothing was written")
-    if (
-        place == len(LAYOUTS) and not branch
-    ):  # no row's: fragments of other things lie there as well
-        chosen = Choice(closest(found), chosen.layout, chosen.container, [])
+    if place == len(LAYOUTS):  # no row's place: fragments of other things may lie there as well
+        best = closest([choice.found for _, choice in ranked])
+        chosen = next(choice for _, choice in ranked if choice.found is best)
     if not chosen.found.whole:  # a whole one further down is another network: not what is meant
         raise UserError(
             f"{source}: closest layout: {chosen.layout.name}, {chosen.found.arch} at "
             f"{chosen.prefix(leaves)!r}, but {faults(chosen.found)}; nothing was written"
         )
     others = [Choice(f, row, c, []) for (_, row, c), f in placed if f.whole and f != chosen.found]
+    second = chosen.layout.second and not branch  # then one without a row may be the first
     rivals = [
-        other
-        for p, other in ((p, c) for p, c in ranked if c.found.whole and c.found != chosen.found)
-        if p == place or (chosen.layout.second and p == len(LAYOUTS) and not branch)
+        choice
+        for of, choice in ranked
+        if choice.found.whole
+        and choice.found != chosen.found
+        and (of == place or (second and of == len(LAYOUTS)))
     ]
     if rivals:
         shown = [choice.prefix(leaves) for choice in (chosen, *rivals)]

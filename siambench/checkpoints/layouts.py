@@ -67,7 +67,7 @@ CAFFE = (
 
 # Sources: the named repositories' training and extraction scripts.
 LAYOUTS = (
-    Layout("siambench pre-training", "backbone.", also="recipe", epochs="epoch", says="method"),
+    Layout("siambench pre-training", "backbone.", also="format", epochs="epoch", says="method"),
     Layout("PixPro", "encoder.", "encoder_k.", "query", "PixPro", "epoch"),
     Layout("SimSiam (official)", "encoder.", also="predictor.", method="SimSiam", epochs="epoch", fc="projector"),
     Layout("MoCo v2", "encoder_q.", "encoder_q.fc.2.", "query", "MoCo v2", "epoch", "projector"),

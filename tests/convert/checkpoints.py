@@ -117,13 +117,13 @@ CASES = {
         "siambench pre-training",
         lambda m: {
             **training(put("backbone.", m.state_dict(), projector__0__weight=(3,))),
-            "method": "SimSiam", "recipe": {"seed": 0},
+            "method": "SimSiam", "format": "siambench-pretrain",
         },
         "state_dict.backbone.", "SimSiam", 100, {"optimiser": 1, "projector": 1},
     ),
     "ours supervised": Case(
         "siambench pre-training",
-        lambda m: {**training(put("backbone.", m.state_dict()) | head("head.")), "method": "supervised", "recipe": "r"},
+        lambda m: {**training(put("backbone.", m.state_dict()) | head("head.")), "method": "supervised", "format": "siambench-pretrain"},
         "state_dict.backbone.", "supervised", 100, {"head": 2, "optimiser": 1},
     ),
     "simsiam": Case(

@@ -353,7 +353,9 @@ def test_texts_that_steer_a_terminal_or_never_end_are_not_passed_on(tmp_path: Pa
     assert leaf.value.isprintable()
     assert len(key) < 1100
     state = checkpoints.put("backbone.", checkpoints.make_resnet().state_dict())
-    _, meta, _ = read_checkpoint({"recipe": 1, "method": "m" * 5000, "state_dict": state})
+    _, meta, _ = read_checkpoint(
+        {"format": "siambench-pretrain", "method": "m" * 5000, "state_dict": state}
+    )
     assert len(meta.method) < 300
     for name in (f"numpy.{clear}", "x." + "y" * 5000):
         for content in (_zip_of(_global(name) + b"."), b"\x80\x02" + _global(name) + b"."):

@@ -145,7 +145,6 @@ def run(config: LinearConfig) -> list[Record]:
     sweep = len(config.base_lrs) > 1
     for record in records:
         name = record.backbone["name"]
-        stem = f"{record.benchmark}-{name}-{record.key}"
         print(f"{record.benchmark}  {name}  {record.dataset.name}  seed {record.seed}")
         print(f"{'layer':<10}{'top-1':>8}{'top-5':>8}" + (f"{'base_lr':>10}" if sweep else ""))
         for layer in config.layers:
@@ -155,7 +154,7 @@ def run(config: LinearConfig) -> list[Record]:
                 rates = config.base_lrs
                 line += f"{max(rates, key=lambda r: _held(record, layer, r)):>10g}"
             print(line)
-        print(f"head      {Path(config.out) / 'jobs' / stem / 'head.safetensors'}")
+        print(f"head      {Path(config.out) / 'jobs' / record.stem / 'head.safetensors'}")
     return records
 
 

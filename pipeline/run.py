@@ -11,6 +11,7 @@ from pipeline.verbs import EVALUATIONS, VERBS
 from siambench.config import make_config
 from siambench.data.digit_scenes import make
 from siambench.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError
+from siambench.files import existing
 from siambench.progress import say
 
 
@@ -103,6 +104,7 @@ def backbone_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> l
                 raise UserError(
                     f"{where}: {spec['backbone']} is no backbone file; say checkpoint in place of backbone"
                 )
+            existing(spec["backbone"], where)
             continue
         out = str(backbone_path(plan, root, name))
         if "checkpoint" in spec:
@@ -110,6 +112,8 @@ def backbone_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> l
             if taken := {"to", "out", "source"} & set(options):
                 raise UserError(f"{where}: {taken.pop()} is the run's to say; leave it out")
             source, needs = str(spec["checkpoint"]), ()
+            if ":" not in source:  # a file, not a name such as timm:resnet50
+                existing(source, where)
         else:
             folder = root / "pretrain" / name
             settings = dict(spec["pretrain"])

@@ -90,6 +90,11 @@ class Record:
             self.trial,
         )
 
+    @property
+    def stem(self) -> str:
+        """What the evaluation's files are called: its record, and its folder under ``jobs``."""
+        return f"{self.benchmark}-{self.backbone['name']}-{self.key}"
+
     def metric(self, name: str, **params: Any) -> float:
         """The value of the one metric with this name and (at least) these params.
 

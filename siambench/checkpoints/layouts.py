@@ -146,10 +146,11 @@ _CAFFE_SETTINGS = re.compile(r"style['\"]?\s*[=:]\s*['\"]caffe|to_rgb['\"]?\s*[=
 def fine_tuned(leaves: Mapping[str, Leaf]) -> str:
     """Why a checkpoint's ResNet is not what was pre-trained, or is not torchvision's; ``""`` if neither."""
     for key, leaf in leaves.items():
-        conv = isinstance(leaf.value, Tensor) and leaf.value.dim() == 4
-        if _TRANSFERRED.match(key) or (conv and re.match(r"(.*\.)?classifier\.", key)):
-            return f"{leaf.key} makes it {_DETECTOR}"
-        if isinstance(leaf.value, str) and (found := _CAFFE_SETTINGS.search(leaf.value)):
+        if isinstance(leaf.value, Tensor):
+            segments = leaf.value.dim() == 4 and re.match(r"(.*\.)?classifier\.", key)
+            if segments or _TRANSFERRED.match(key):
+                return f"{leaf.key} makes it {_DETECTOR}"
+        elif isinstance(leaf.value, str) and (found := _CAFFE_SETTINGS.search(leaf.value)):
             return f"its configuration says {found[0]}: {CAFFE}"
     return ""
 
@@ -157,12 +158,12 @@ def fine_tuned(leaves: Mapping[str, Leaf]) -> str:
 # What a part of a checkpoint is called in the report; the first pattern that its name (prefix and
 # container taken off) begins with.
 GROUPS = {
-    "predictor": r"predictor|prediction|predictor_network_state_dict",
+    "predictor": r"predictor|prediction",
     "projector": r"projector|projection|projetion|neck|bn\.",
     "queue": r"queue",
     "prototypes": r"prototypes",
-    "head": r"head|heads|classifier|online_classifier",
-    "optimiser": r"optimizer|lr_scheduler|param_scheduler|scheduler|scaler|amp|fp16_scaler",
+    "head": r"head|classifier|online_classifier",
+    "optimiser": r"optimizer|(lr_|param_)?scheduler|(amp_|fp16_)?scaler|amp\b",
 }
 
 
@@ -171,17 +172,17 @@ def dropped_groups(
 ) -> dict[str, int]:
     """Tensors of a checkpoint that are no part of the backbone, counted by what they belong to."""
     used, groups = set(found.keys.values()), Counter[str]()
+    beside = container + layout.prefix.removesuffix(
+        "backbone."
+    )  # where DINO's teacher has its head
     for key, leaf in leaves.items():
         if not isinstance(leaf.value, Tensor) or key in used:
             continue
         if key.startswith(found.prefix) and key.removeprefix(found.prefix).startswith("fc."):
             groups[layout.fc] += 1
             continue
-        own = container + layout.prefix.removesuffix(
-            "backbone."
-        )  # DINO's teacher.head is beside it
-        rest = key.removeprefix(found.prefix if found.prefix != container else own)
-        rest = rest.removeprefix(own).removeprefix(container)
+        starts = (s for s in (found.prefix, beside, container) if key.startswith(s))
+        rest = key.removeprefix(next(starts, ""))
         named = (group for group, pattern in GROUPS.items() if re.match(pattern, rest))
         groups[next(named, rest.split(".")[0])] += 1
     return dict(sorted(groups.items()))

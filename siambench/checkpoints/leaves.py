@@ -168,11 +168,8 @@ def _check_zip(path: Path, content: mmap.mmap) -> None:
 
 
 def _few(names: list[str]) -> str:
-    return (
-        printable(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")
-        if names
-        else "it is empty"
-    )
+    more = ", ..." if len(names) > 3 else ""
+    return printable(", ".join(names[:3])) + more or "it is empty"
 
 
 def _check_legacy(content: mmap.mmap) -> None:

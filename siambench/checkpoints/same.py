@@ -32,23 +32,23 @@ def check_module(
         UserError: it computes something else.
     """
     mine = Backbone(state, meta, "", "").double()
-    layer4 = sum(name.startswith("layer4.") for name in state)
+    made: list[Tensor] = []
     for height in (64, 75):  # paddings treat odd sizes differently; not every network takes them
         images = torch.randn(1, 3, height, 96, generator=torch.Generator().manual_seed(0)).double()
-        made: list[Tensor] = []
+        made.clear()
         try:
-            theirs = copy.deepcopy(module.get_submodule(prefix.rstrip("."))).cpu().double().eval()
-            stage = [m for m in theirs.modules() if len(m.state_dict()) == layer4][-1]
-            stage.register_forward_hook(lambda _module, _given, maps, made=made: made.append(maps))
+            if height == 64:
+                theirs = copy.deepcopy(module.get_submodule(prefix.rstrip("."))).cpu().double()
+                _last_stage(theirs, state).register_forward_hook(lambda _m, _x, y: made.append(y))
             with torch.inference_mode():
-                theirs(images)
+                theirs.eval()(images)
         except Exception as error:  # a stranger's forward can raise anything, behind the stage too
+            if not made and height == 64:
+                say(
+                    "the module: whether it computes what torchvision's does is not known "
+                    f"({first_line(error)})"
+                )
             if not made:
-                if height == 64:
-                    why = first_line(error)
-                    say(
-                        f"the module: whether it computes what torchvision's does is not known ({why})"
-                    )
                 return
         with torch.inference_mode():
             ours = mine.stages(images)[-1]
@@ -57,6 +57,15 @@ def check_module(
                 f"the module has a {meta.arch}'s names and shapes and computes something else "
                 "(dilation, strides, pooling, activation or epsilon differ)"
             )
+
+
+def _last_stage(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Layer4, whatever it is called: the last module with as many tensors as ``state``'s layer4 has."""
+    tensors = sum(name.startswith("layer4.") for name in state)
+    stages = [module for module in network.modules() if len(module.state_dict()) == tensors]
+    if not stages:
+        raise LookupError("its last stage is no module of its own")
+    return stages[-1]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

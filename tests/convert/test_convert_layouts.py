@@ -1,5 +1,6 @@
 """Every layout of the table becomes the backbone it was made from, or a refusal."""
 
+import json
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -87,6 +88,11 @@ def test_fine_tuned_networks_are_told_by_their_heads(key: str) -> None:
     state = checkpoints.put("backbone.", _state()) | {key: torch.zeros(2, 2, 1, 1)}
     with pytest.raises(UserError, match=rf"{key} makes it a trained detector or segmenter"):
         read_checkpoint({"state_dict": state})
+
+
+def test_a_configuration_may_name_what_the_weights_have_not() -> None:
+    payload = {"state_dict": _state(), "cfg": {"model": {"decode_head": {"type": "FCNHead"}}}}
+    assert read_checkpoint(payload)[1].arch == "resnet10-w8"
 
 
 def test_torchvisions_segmenter_is_refused() -> None:
@@ -226,6 +232,21 @@ def test_flags_override_what_the_file_says(tmp_path: Path) -> None:
     }
 
 
+def test_report_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = checkpoints.save(_state(), tmp_path), tmp_path / "out.pkl"
+    arguments = [str(source), "--out", str(out), "--to", "detectron2-c4", "--json"]
+    assert run_verb(VERBS["convert"], [*arguments, "--mean", "[0.5,0.5,0.5]"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    report = told["report"]
+    assert (told["out"], told["method"], report["matched"]) == (str(out), "unknown", "78/78")
+    assert report["mean"] == [0.5, 0.5, 0.5]
+    assert report["digest"] == weights_digest(_state())
+    assert report["sanity"]["convolutions"] == 13
+    notes = " ".join(report["notes"])
+    assert "mean (0.5, 0.5, 0.5) and std (0.229, 0.224, 0.225) of the input are not kept" in notes
+    assert "torchvision's strides, pooling and epsilon, RGB and ImageNet's mean and std" in notes
+
+
 def test_report_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = checkpoints.save(checkpoints.CASES["moco v2"].make(_model()), tmp_path)
     done = convert(source, tmp_path / "out.safetensors")
@@ -319,6 +340,7 @@ def test_something_else_is_named(tmp_path: Path) -> None:
         ({"out": "x.safetensors", "mean": [0.5, 124.0, 0.5]}, r"mean must be .* in \[0, 1\]"),
         ({"out": "x.safetensors", "mean": [0.5, float("nan"), 0.5]}, "mean must be"),
         ({"out": "x.safetensors", "epochs": -1}, "epochs must not be negative"),
+        ({"out": "x.safetensors", "method": "a\nb"}, "method must be one line of plain text"),
         ({"out": "checkpoint.pth", "to": "torchvision"}, "is the source itself"),
         ({"out": "checkpoint.pth/x.safetensors"}, "cannot write checkpoint.pth/x"),
         ({"out": "x.safetensors", "source": "gone.pth"}, "does not exist"),

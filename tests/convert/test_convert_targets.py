@@ -8,6 +8,7 @@ from pathlib import Path
 
 import checkpoints
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
@@ -129,7 +130,6 @@ def test_torchvision_loads_its_file(ending: str, tmp_path: Path) -> None:
 )
 def test_timm_has_the_same_names_and_computes_the_same(arch: str) -> None:
     """At full width: the architecture by its name alone."""
-    timm = pytest.importorskip("timm")
     model, images = checkpoints.make_resnet(arch), checkpoints.images(1, 32)
     theirs = timm.create_model(arch, pretrained=False, num_classes=0).eval()
     assert list(theirs.state_dict()) == list(model.state_dict())
@@ -143,7 +143,6 @@ def test_timm_has_the_same_names_and_computes_the_same(arch: str) -> None:
 def test_timm_loads_its_file_by_the_call_that_is_printed(
     arch: str, ending: str, tmp_path: Path
 ) -> None:
-    timm = pytest.importorskip("timm")
     model, out = checkpoints.make_resnet(arch), tmp_path / f"out{ending}"
     done = convert(checkpoints.save(model.state_dict(), tmp_path), out, "timm")
     call = done.report.notes[-1].removesuffix(" takes it").replace("...", repr(str(out)))

@@ -281,7 +281,9 @@ def test_verb_prints_records_and_does_not_repeat(config, capsys):
     assert records[0].protocol["road"] == "cached"
     again = run_evaluation(BENCHMARK, sweep)
     assert [r.started for r in again] == [r.started for r in records]
-    (head, _) = Path(config.out).rglob("head.safetensors")
+    (head, other) = Path(config.out).rglob("head.safetensors")
+    told = {line.split()[1] for line in printed.splitlines() if line.startswith("head ")}
+    assert told == {str(head), str(other)}
     with safe_open(head, framework="pt") as file:
         about = file.metadata()
     assert json.loads(about["classes"]) == open_data(config).classes

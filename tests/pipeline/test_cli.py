@@ -59,6 +59,7 @@ def test_every_preset_is_a_valid_configuration_that_names_its_sources(verb):
     ("arguments", "message"),
     [
         (["lineer"], "no verb 'lineer'"),
+        (["data"], "no verb 'data'; there is `siambench data make digit-scenes`"),
         (
             ["knn", "--backbone", "nowhere.safetensors", "--data", "."],
             "nowhere.safetensors does not exist",

@@ -153,6 +153,14 @@ def test_what_fails_does_not_stop_the_rest_and_nothing_is_lost(root, tmp_path):
             "backbones.random: to is the run's to say",
         ),
         (
+            lambda t: t.replace('{checkpoint: "random:resnet10-w8"}', "{checkpoint: gone.pth}"),
+            "backbones.random: gone.pth does not exist",
+        ),
+        (
+            lambda t: t.replace('{checkpoint: "random:resnet10-w8"}', "{backbone: b.safetensors}"),
+            "backbones.random: b.safetensors does not exist",
+        ),
+        (
             lambda t: t.replace("{checkpoint:", "{backbone:"),
             "is no backbone file; say checkpoint in place of backbone",
         ),

@@ -9,6 +9,7 @@ from eval_detection.config import DetectConfig
 from eval_linear.config import KnnConfig, LinearConfig
 from eval_linear.knn import BENCHMARK, run
 from siambench import device
+from siambench.backbone import read_backbone, weights_digest
 from siambench.config import overridden, protocol_of
 from siambench.errors import UserError
 from siambench.evaluation import run_evaluation
@@ -47,6 +48,24 @@ def test_recorded_once_and_again_when_protocol_data_or_seed_change(
     assert len(list((tmp_path / "records").iterdir())) == 3
     run(replace(config, trials=3))  # nothing in kNN is random: one trial is all
     assert len(list((tmp_path / "records").iterdir())) == 3
+
+
+def test_a_checkpoint_is_evaluated_as_the_backbone_it_holds(config, backbone_file, tmp_path):
+    """Any source that conversion reads; tied to its weights, under its own name."""
+    state, meta = read_backbone(backbone_file)
+    wrapped = {f"module.encoder_q.{name}": tensor for name, tensor in state.items()}
+    torch.save({"epoch": 7, "state_dict": wrapped}, tmp_path / "moco_0007.pth.tar")
+    (of_file,) = run(config)
+    (direct,) = run(replace(config, backbone=str(tmp_path / "moco_0007.pth.tar")))
+    assert direct.metrics == of_file.metrics
+    assert direct.backbone == {
+        "name": "moco_0007",
+        "sha256": weights_digest(state),
+        "arch": meta.arch,
+        "method": "MoCo",
+        "epochs": 7,
+    }
+    assert (tmp_path / "records" / f"{direct.stem}.json").is_file()
 
 
 def test_overrides_are_the_settings_that_are_not_the_presets():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, Literal, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -46,10 +46,38 @@ class EvaluationConfig:
     skip_bad: bool = False
 
 
+@dataclass
+class FeatureConfig(EvaluationConfig):
+    """What the evaluations of pooled features take.
+
+    Args:
+        cache: folder of the feature cache, which any runs and verbs may share; by default
+            OUT/features. What lies there may be deleted at any time.
+        precision: of the forward pass: float32, or bf16, which is about twice as fast and moves
+            accuracies by a few hundredths of a point (docs/benchmarks.md).
+        storage: of cached features: float16 halves the space (ImageNet's training split: 5.2 GB) and
+            rounds each number to 11 bits.
+        download: let torchvision download the data set that `--data torchvision:NAME` names.
+    """
+
+    cache: str = ""
+    precision: Literal["float32", "bf16"] = "float32"
+    storage: Literal["float16", "float32"] = "float16"
+    download: bool = False
+
+
+# How a result is computed, not what it is.
+_RUNTIME = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"} | {
+    "cache",
+    "checkpoint_every",
+    "download",
+    "search",
+}
+
+
 def protocol_of(config: EvaluationConfig) -> dict[str, Any]:
     """The fields that define the result: all that are not where, on what and how often."""
-    runtime = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"} | {"checkpoint_every"}
-    return {k: v for k, v in asdict(config).items() if k not in runtime}
+    return {k: v for k, v in asdict(config).items() if k not in _RUNTIME}
 
 
 def overridden(config: EvaluationConfig, verb: str) -> list[str]:

@@ -19,12 +19,12 @@ from siambench.config import EvaluationConfig, overridden, protocol_of
 from siambench.device import (
     hardware,
     peak_memory_bytes,
-    pick_device,
     reset_peak_memory,
     seed_everything,
     share_cores,
     software_versions,
 )
+from siambench.distributed import World, join, local_size
 from siambench.errors import UserError
 from siambench.files import digest_of, writable_folder
 from siambench.progress import say
@@ -65,6 +65,8 @@ class Job:
             ``checkpoint*`` are removed once the record is written.
         key: the record's identity.
         title: for progress bars, e.g. ``"knn simsiam"``.
+        cache: folder of the feature cache; OUT/features where it is not named.
+        world: the processes of the job; one, unless the benchmark is ``parallel``.
     """
 
     seed: int
@@ -74,6 +76,12 @@ class Job:
     folder: Path
     key: str
     title: str
+    cache: Path = Path()
+    world: World = World(0, 1, torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if self.cache == Path():
+            object.__setattr__(self, "cache", self.folder.parent.parent / "features")
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,8 @@ class Benchmark(Generic[C, D]):
         open_data: reads and checks the data; raises UserError before hours of work.
         evaluate: the benchmark itself.
         seeded: whether the seed changes the result; if not, more than one trial would repeat it.
+        parallel: whether ``evaluate`` knows of ``job.world``; process 0 returns the metrics, the
+            others what they like.
     """
 
     verb: str
@@ -95,33 +105,42 @@ class Benchmark(Generic[C, D]):
     open_data: Callable[[C], D]
     evaluate: Callable[[Backbone, D, C, Job], list[Metric]]
     seeded: Callable[[C], bool] = lambda config: True
+    parallel: bool = False
 
 
 def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
     """Run all trials of a benchmark that have no valid record yet; return all records.
 
     Records are ``OUT/records/BENCHMARK-BACKBONE-KEY.json``; the scratch folder of a trial is
-    ``OUT/jobs/BENCHMARK-BACKBONE-KEY``.
+    ``OUT/jobs/BENCHMARK-BACKBONE-KEY``. Under torchrun the first process writes and returns the
+    records, the others return none.
 
     Raises:
         UserError: the backbone, the data or the protocol is wrong; nothing was computed.
     """
+    with join(config.device) as world:
+        return _run_trials(benchmark, config, world)
+
+
+def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Record]:
+    if world.size > 1 and not benchmark.parallel:
+        raise world.problem(f"{benchmark.verb} runs in one process; start it without torchrun")
     if config.trials < 1 or config.seed < 0:
-        raise UserError(
+        raise world.problem(
             f"trials must be at least 1 and seed at least 0, not {config.trials} and {config.seed}"
         )
-    overrides = overridden(config, benchmark.verb)
-    writable_folder(config.out, "--out: folder")
+    overrides = world.from_first(lambda: overridden(config, benchmark.verb))
+    world.from_first(lambda: writable_folder(config.out, "--out: folder"))
     trials = config.trials
     if trials > 1 and not benchmark.seeded(config):
         say(f"{config.preset or benchmark.verb}: nothing in it is random, so one trial is all")
         trials = 1
-    backbone = load_backbone(config.backbone)
-    device = pick_device(config.device)
-    data = benchmark.open_data(config)
+    backbone = world.from_first(lambda: load_backbone(config.backbone))
+    data = world.from_first(lambda: benchmark.open_data(config))
     name = config.preset or benchmark.verb
     protocol = {**protocol_of(config), "version": benchmark.version, "engine": benchmark.engine}
     protocol_hash = digest_of(protocol)
+    workers = share_cores(config.workers, world.device, local_size())
     records = []
     for trial in range(trials):
         seed = config.seed + trial
@@ -129,26 +148,29 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
         key = record_key(name, protocol_hash, backbone.sha256, fingerprint, seed, trial)
         stem = f"{name}-{backbone.name}-{key}"
         path = Path(config.out) / "records" / f"{stem}.json"
-        record = valid_record(path, key)
+        record = world.from_first(lambda path=path, key=key: valid_record(path, key))  # type: ignore[misc]
         if record is None:
-            title = f"{name} {backbone.name}" + (f" #{trial}" if trials > 1 else "")
             job = Job(
                 seed=seed,
                 trial=trial,
-                device=device,
-                workers=share_cores(config.workers, device),
+                device=world.device,
+                workers=workers,
                 folder=Path(config.out) / "jobs" / stem,
                 key=key,
-                title=title,
+                title=f"{name} {backbone.name}" + (f" #{trial}" if trials > 1 else ""),
+                cache=Path(getattr(config, "cache", "")),
+                world=world,
             )
             record = _run_trial(benchmark, config, backbone, data, job, name, protocol, overrides)
+            if record is None:
+                continue
             write_record(path, record)
             for checkpoint in job.folder.glob("checkpoint*"):
                 checkpoint.unlink()
         else:
             say(f"{stem}: already recorded")
         records.append(record)
-    return records
+    return records if world.rank == 0 else []
 
 
 def valid_record(path: Path, key: str) -> Record | None:
@@ -174,11 +196,14 @@ def _run_trial(
     name: str,
     protocol: dict[str, Any],
     overrides: list[str],
-) -> Record:
+) -> Record | None:
+    """The trial's record; None in processes other than the first."""
     seed_everything(job.seed)
     reset_peak_memory(job.device)
     started, start = datetime.now(UTC), time.monotonic()
     metrics = benchmark.evaluate(backbone.to(job.device), data, config, job)
+    if job.world.rank:
+        return None
     meta = backbone.meta
     return Record(
         benchmark=name,

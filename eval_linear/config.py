@@ -1,29 +1,33 @@
-"""What the linear probe and kNN take; the defaults are SimSiam's ImageNet protocol and DINO's grid."""
+"""What the linear probe, kNN and predict take."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from siambench.config import EvaluationConfig
+from siambench.config import FeatureConfig
 
 
 @dataclass
-class LinearConfig(EvaluationConfig):
-    """The linear probe: images in ImageNet's layout, one linear classifier per layer and rate.
+class LinearConfig(FeatureConfig):
+    """The linear probe: one linear classifier per layer and setting on a frozen backbone.
+
+    The defaults are the short road for development: cached features and a sweep of ten learning
+    rates, all trained in one pass. Published protocols are presets.
 
     The learning rate of epoch e is base_lr × batch_size / 256, times (1 + cos(π e / epochs)) / 2
     under `cosine`, or times gamma for every milestone ≤ e under `step`. There is no warm-up, and
-    what is reported is the classifier after the last epoch.
+    what is reported is the classifier after the last epoch. Images with several labels (VOC07) have a
+    sigmoid per class instead of a softmax, and are scored by mean average precision.
 
     Args:
-        optimizer: lars (SGD on gradients scaled per tensor to 0.001 × weight norm) or sgd.
-        base_lr: learning rate at batch 256; a list trains all of them in one pass and keeps the best
-            on a held-out part of the training split.
-        holdout: fraction of each training class that the choice among several rates is made on; the
-            classifier that is reported has seen it, the one that the choice is made with has not.
+        optimizer: sgd, or lars (SGD on gradients scaled per tensor to 0.001 × weight norm).
+        base_lr: learning rate at batch 256; of a list, all are trained in one pass and the best on a
+            held-out part of the training split is kept.
+        weight_decay: L2, on weight and bias; a list is swept like base_lr, in all pairs with it.
+        holdout: fraction of each training class that the choice among several settings is made on;
+            the classifier that is reported has seen it, the one that the choice is made with has not.
         momentum: of SGD.
-        weight_decay: L2, on weight and bias.
         nesterov: Nesterov's momentum.
-        batch_size: images per step.
+        batch_size: images per step, over all processes.
         epochs: passes over the training split.
         schedule: cosine or step, both per epoch.
         milestones: epochs (from 0) at which `step` multiplies the rate by gamma.
@@ -37,18 +41,20 @@ class LinearConfig(EvaluationConfig):
         flip: mirror half of the training images (not for digits or letters).
         color_jitter: range of brightness, contrast and saturation jitter in training; 0 for none.
         lighting: standard deviation of AlexNet's PCA colour noise in training; 0 for none.
-        road: online (images augmented anew in every epoch, as the papers do) or cached (features
-            extracted once; epochs take seconds; a protocol of its own).
+        road: cached (features extracted once; epochs take seconds; a protocol of its own) or online
+            (images augmented anew in every epoch, as the papers do).
         views: augmented views per image that the cached road keeps beside the centre crop.
     """
 
-    optimizer: Literal["lars", "sgd"] = "lars"
-    base_lr: float | list[float] = 0.1
+    optimizer: Literal["lars", "sgd"] = "sgd"
+    base_lr: float | list[float] = field(
+        default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
+    )
+    weight_decay: float | list[float] = 0.0
     holdout: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 0.0
     nesterov: bool = False
-    batch_size: int = 4096
+    batch_size: int = 256
     epochs: int = 90
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: list[int] = field(default_factory=list)
@@ -62,30 +68,39 @@ class LinearConfig(EvaluationConfig):
     flip: bool = True
     color_jitter: float = 0.0
     lighting: float = 0.0
-    road: Literal["online", "cached"] = "online"
+    road: Literal["online", "cached"] = "cached"
     views: int = 0
 
     @property
-    def base_lrs(self) -> list[float]:
-        """``base_lr`` as a list."""
-        return self.base_lr if isinstance(self.base_lr, list) else [self.base_lr]
+    def settings(self) -> list[tuple[float, float]]:
+        """All pairs (base_lr, weight_decay), in order: a head each."""
+        decays = _listed(self.weight_decay)
+        return [(rate, decay) for rate in _listed(self.base_lr) for decay in decays]
+
+
+def _listed(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
 
 
 @dataclass
-class KnnConfig(EvaluationConfig):
-    """kNN: images in ImageNet's layout, pooled features, cosine similarity, votes exp(s / T).
+class KnnConfig(FeatureConfig):
+    """kNN: pooled features, cosine similarity, votes exp(s / T).
 
     Args:
         k: numbers of neighbours; every k is combined with every temperature.
         temperature: temperatures T of the vote exp(s / T).
         resize: shorter side in pixels before the centre crop.
         crop: side in pixels of the centre crop.
+        search: how neighbours are found, all with the same answer: faiss (on a CPU), torch (matmul
+            and topk, on any device), shortlist (bfloat16 candidates, scored again in float32); auto
+            takes the fastest that is there.
     """
 
     k: list[int] = field(default_factory=lambda: [10, 20, 100, 200])
     temperature: list[float] = field(default_factory=lambda: [0.07, 0.2])
     resize: int = 256
     crop: int = 224
+    search: Literal["auto", "faiss", "torch", "shortlist"] = "auto"
 
 
 @dataclass

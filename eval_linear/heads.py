@@ -1,9 +1,15 @@
 """Linear classifiers on one layer's features, many at once as one matrix product."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eval_linear.losses import slope_
+
+_COLUMNS = 2048  # H × C of one matrix product on a CPU: wider ones leave the cache, 30 % slower
+_LOGITS = 2**25  # N × H × C of one matrix product on a GPU
 _BN_MOMENTUM, _BN_EPS = 0.1, 1e-5  # torch's defaults; mmselfsup resnet50_multihead.py says 0.1
 
 
@@ -42,6 +48,7 @@ class Heads:
         self.channels = channels
         self.mean = torch.zeros(channels, device=device)
         self.var = torch.ones(channels, device=device)
+        self._gradient: Tensor | None = None
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores (N, H, C) of features (N, D), normalised by the running statistics."""
@@ -49,28 +56,39 @@ class Heads:
 
     def gradients(
         self, features: Tensor, labels: Tensor, weight: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Cross-entropy of a training batch and its gradient; updates the running statistics.
+    ) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
+        """Loss of a training batch and its gradient; updates the running statistics.
+
+        Heads are done in blocks that fit the cache (on a GPU: whose logits take 128 MiB), at least one
+        head at a time, and a block's gradient is overwritten by the next one's: use it at once. So
+        memory is bounded whatever the number of heads: beyond features and heads, one block's logits
+        (N, h, C) and gradient (h, C, D).
 
         Args:
             features: (N, D).
-            labels: (N,).
-            weight: (N, H): what each image counts in each head's mean.
+            labels: (N,) for softmax; (N, C) of 1, 0 left out and -1 for sigmoids.
+            weight: (N, H): what each image (or label) counts in each head's mean.
 
-        Returns:
-            The loss (H,), and the gradients of ``weight`` and ``bias``.
+        Yields:
+            Which heads, their losses (h,), and the gradients of their ``weight`` and ``bias``.
         """
         features = self._normalised(features, training=True)
-        log_p = self._scores(features).log_softmax(2)
-        label = labels.view(-1, 1, 1).expand(-1, log_p.shape[1], 1)
-        at_label = log_p.gather(2, label)
-        loss = -(at_label.squeeze(2) * weight).sum(0)
-        slope = log_p.exp().scatter_(2, label, at_label.exp() - 1) * weight.unsqueeze(2)
-        return loss, [(slope.flatten(1).T @ features).view_as(self.weight), slope.sum(0)]
+        count, classes, dim = self.weight.shape
+        most = _COLUMNS if features.device.type == "cpu" else _LOGITS // len(features)
+        size = min(count, max(1, most // classes))
+        if self._gradient is None or len(self._gradient) < size:
+            self._gradient = torch.empty_like(self.weight[:size])
+        for start in range(0, count, size):
+            block = slice(start, min(start + size, count))
+            slope = self._scores(features, block)
+            loss = slope_(slope, labels, weight[:, block])
+            gradient = self._gradient[: slope.shape[1]]
+            torch.mm(slope.flatten(1).T, features, out=gradient.view(-1, dim))
+            yield block, loss, [gradient, slope.sum(0)]
 
-    def _scores(self, features: Tensor) -> Tensor:
-        flat = F.linear(features, self.weight.flatten(0, 1), self.bias.flatten())
-        return flat.unflatten(1, self.bias.shape)
+    def _scores(self, features: Tensor, block: slice = slice(None)) -> Tensor:
+        weight, bias = self.weight[block], self.bias[block]
+        return F.linear(features, weight.flatten(0, 1), bias.flatten()).unflatten(1, bias.shape)
 
     def _normalised(self, features: Tensor, training: bool) -> Tensor:
         if not self.channels:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval_linear.checks import problems
 from eval_linear.config import LinearConfig
 from eval_linear.folders import Folders, open_folders
 from eval_linear.probe import Probe, save_heads, train
@@ -13,7 +14,6 @@ from eval_linear.scores import Scores, hold_out, score
 from siambench.backbone import Backbone, weights_digest
 from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
-from siambench.pooling import LAYERS
 from siambench.record import Metric, Record
 
 
@@ -23,33 +23,13 @@ def open_data(config: LinearConfig) -> Folders:
     Raises:
         UserError: a number out of range, or as :func:`open_folders`.
     """
-    sweep = len(config.base_lrs) > 1
-    unknown = [layer for layer in config.layers if layer not in LAYERS]
-    wrong = {
-        f"layers: {', '.join(unknown)} not among {', '.join(LAYERS)}": unknown,
-        "layers: name at least one, each once": len(set(config.layers)) != len(config.layers)
-        or not config.layers,
-        "base_lr: name at least one rate, each positive and once": not config.base_lrs
-        or min(config.base_lrs) <= 0
-        or len(set(config.base_lrs)) != len(config.base_lrs),
-        "holdout must be between 0 and 1": sweep and not 0 < config.holdout < 1,
-        "batch_size and epochs must be at least 1": min(config.batch_size, config.epochs) < 1,
-        "crop must be at least 1 and at most resize": not 1 <= config.crop <= config.resize,
-        "min_scale must be above 0 and at most 1": not 0 < config.min_scale <= 1,
-        "views must not be negative": config.views < 0,
-        "views are of the cached road; the online road draws anew": config.views
-        and config.road == "online",
-        "milestones are of schedule step": config.milestones and config.schedule != "step",
-        "batch_norm needs batches of at least 2": config.batch_norm and config.batch_size < 2,
-    }
-    for message, is_so in wrong.items():
-        if is_so:
-            raise UserError(f"linear: {message}")
+    for problem in problems(config):
+        raise UserError(f"linear: {problem}")
     data = open_folders(config.data, config.skip_bad)
-    if sweep and len(data.train) == len(data.classes):
+    if len(config.settings) > 1 and len(data.train) == len(data.classes):
         raise UserError(
             f"linear: every class in {config.data}/train has one image, so none can be held out to "
-            "choose among several base_lr; name one rate"
+            "choose among several settings; name one base_lr and one weight_decay"
         )
     return data
 
@@ -69,7 +49,7 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
     encoder = LayerFeatures(backbone, config.layers, config.crop)
     road = (Cached if config.road == "cached" else Online)(encoder, data, config, job)
     probe = Probe(encoder, len(data.classes), config, job)
-    labels, rates = data.labels("train"), config.base_lrs
+    labels, rates = data.labels("train"), config.settings
     held_out = hold_out(labels, config.holdout, job.seed)
     train(probe, road, labels, held_out, config, job)
 
@@ -79,7 +59,7 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
         chosen = [int(scores.top1[len(rates) :].argmax()) for scores in choosing]
     for heads, head in zip(probe.heads, chosen, strict=True):
         if not all(tensor.isfinite().all() for tensor in heads.plain(head)):
-            raise UserError(f"linear: training diverged with base_lr {rates}; lower it")
+            raise UserError(f"linear: training diverged with base_lr {config.base_lr}; lower it")
     val = data.labels("val")
     tested = score(probe, road, "val", val, np.arange(len(val)))
     if weights_digest(backbone.resnet.state_dict()) != before:
@@ -109,7 +89,7 @@ def evaluate(backbone: Backbone, data: Folders, config: LinearConfig, job: Job) 
 
 
 def _metrics(
-    layer: str, scores: Scores, head: int, rates: list[float], classes: list[str]
+    layer: str, scores: Scores, head: int, rates: list[tuple[float, float]], classes: list[str]
 ) -> list[Metric]:
     """The metrics of one layer whose rate number ``head`` was chosen."""
     of_layer = {"layer": layer}
@@ -127,12 +107,17 @@ def _metrics(
 
 
 def _by_rate(
-    name: str, split: str, layer: str, rates: list[float], values: np.ndarray
+    name: str, split: str, layer: str, rates: list[tuple[float, float]], values: np.ndarray
 ) -> list[Metric]:
     """One metric per learning rate."""
     return [
-        Metric(name, float(value), split=split, params={"layer": layer, "base_lr": rate})
-        for rate, value in zip(rates, values, strict=True)
+        Metric(
+            name,
+            float(value),
+            split=split,
+            params={"layer": layer, "base_lr": rate, "weight_decay": decay},
+        )
+        for (rate, decay), value in zip(rates, values, strict=True)
     ]
 
 
@@ -142,7 +127,7 @@ BENCHMARK = Benchmark("linear", 1, "torch", open_data, evaluate)
 def run(config: LinearConfig) -> list[Record]:
     """The ``linear`` verb: evaluate, print a table, return the records."""
     records = run_evaluation(BENCHMARK, config)
-    sweep = len(config.base_lrs) > 1
+    sweep = len(config.settings) > 1
     for record in records:
         name = record.backbone["name"]
         print(f"{record.benchmark}  {name}  {record.dataset.name}  seed {record.seed}")
@@ -151,13 +136,13 @@ def run(config: LinearConfig) -> list[Record]:
             top1, top5 = (record.metric(name, layer=layer) for name in ("top1", "top5"))
             line = f"{layer:<10}{top1:8.2f}{top5:8.2f}"
             if sweep:
-                rates = config.base_lrs
-                line += f"{max(rates, key=lambda r: _held(record, layer, r)):>10g}"
+                rates = config.settings
+                line += f"{max(rates, key=lambda r: _held(record, layer, *r))[0]:>10g}"
             print(line)
         print(f"head      {Path(config.out) / 'jobs' / record.stem / 'head.safetensors'}")
     return records
 
 
-def _held(record: Record, layer: str, rate: float) -> float:
+def _held(record: Record, layer: str, rate: float, decay: float) -> float:
     """Top-1 on the held-out part of the training split."""
-    return record.metric("top1_holdout", layer=layer, base_lr=rate)
+    return record.metric("top1_holdout", layer=layer, base_lr=rate, weight_decay=decay)

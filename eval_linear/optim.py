@@ -10,26 +10,30 @@ TRUST = 0.001  # SimSiam main_lincls.py: LARC(trust_coefficient=.001, clip=False
 EPS = 1e-8  # apex LARC
 
 
-def lars_gradient(param: Tensor, grad: Tensor, weight_decay: float) -> Tensor:
-    """The gradient that LARS hands to SGD; the leading axis counts independent heads.
+def lars_(param: Tensor, grad: Tensor, decay: Tensor) -> Tensor:
+    """Make ``grad`` what LARS hands to SGD, in place; the leading axis counts independent heads.
 
     With w and g one head's parameter and gradient: (g + wd w) TRUST |w| / (|g| + wd |w| + EPS).
     This holds for weights and biases and at weight decay 0, as in apex's LARC with ``clip=False``,
-    which SimSiam used; some libraries skip the scaling when the weight decay is 0. Where w or g is
-    all zeros (a bias before its first step) g passes unchanged, also as in apex.
+    which SimSiam used. Where w or g is all zeros (a bias before its first step) g passes unchanged,
+    also as in apex.
+
+    At weight decay 0 lightly's LARS (lightly/utils/lars.py, after Lightning Bolts, whose docstring
+    warns of it) and timm's unless ``always_adapt=True`` do not scale but take a plain SGD step.
 
     Args:
         param, grad: (heads, ...).
-        weight_decay: wd.
-
-    Returns:
-        (heads, ...).
+        decay: wd of each head, of a shape that broadcasts to (heads, ...).
     """
-    shape = (-1,) + (1,) * (param.dim() - 1)
-    w = param.flatten(1).norm(dim=1).view(shape)
-    g = grad.flatten(1).norm(dim=1).view(shape)
-    scaled = (grad + weight_decay * param) * (TRUST * w / (g + weight_decay * w + EPS))
-    return torch.where((w > 0) & (g > 0), scaled, grad)
+    w = _norms(param)
+    g = _norms(grad)
+    scaled = (w > 0) & (g > 0)
+    scale = torch.where(scaled, TRUST * w / (g + decay * w + EPS), 1.0)
+    return grad.mul_(scale).addcmul_(param, torch.where(scaled, decay * scale, 0.0))
+
+
+def _norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
 
 
 class HeadOptimizer:
@@ -38,8 +42,9 @@ class HeadOptimizer:
     Args:
         params: tensors (heads, ...), changed in place by :meth:`step`.
         rates: learning rate of each head.
-        lars: scale gradients by :func:`lars_gradient`.
-        momentum, weight_decay, nesterov: as in ``torch.optim.SGD``.
+        decays: weight decay of each head (L2, as in ``torch.optim.SGD``).
+        lars: scale gradients by :func:`lars_`.
+        momentum, nesterov: as in ``torch.optim.SGD``.
 
     Attributes:
         momenta: the momentum buffers, in the order of ``params``.
@@ -49,28 +54,41 @@ class HeadOptimizer:
         self,
         params: Sequence[Tensor],
         rates: Sequence[float],
+        decays: Sequence[float],
         *,
         lars: bool,
         momentum: float,
-        weight_decay: float,
         nesterov: bool,
     ) -> None:
         self.params = list(params)
         self.momenta = [torch.zeros_like(p) for p in self.params]
-        self.rates = torch.tensor(rates, device=self.params[0].device)
-        self.lars, self.momentum = lars, momentum
-        self.weight_decay, self.nesterov = weight_decay, nesterov
+        like = self.params[0]
+        self.rates = torch.tensor(rates, dtype=like.dtype, device=like.device)
+        self.decays = torch.tensor(decays, dtype=like.dtype, device=like.device)
+        self.lars, self.momentum, self.nesterov = lars, momentum, nesterov
+        self._decay = any(decays)
 
-    def step(self, grads: Sequence[Tensor], factor: float = 1.0) -> None:
-        """One step with all rates multiplied by ``factor`` (the schedule's)."""
-        for param, grad, buffer in zip(self.params, grads, self.momenta, strict=True):
+    def step(
+        self, grads: Sequence[Tensor], factor: float = 1.0, heads: slice = slice(None)
+    ) -> None:
+        """One step of some heads with their rates multiplied by ``factor`` (the schedule's).
+
+        Args:
+            grads: one per parameter, (len(heads), ...); overwritten.
+            factor: of every rate.
+            heads: which ones.
+        """
+        for whole, grad, momenta in zip(self.params, grads, self.momenta, strict=True):
+            param, buffer = whole[heads], momenta[heads]
+            shape = (-1,) + (1,) * (param.dim() - 1)
+            rate, decay = (x[heads].view(shape) for x in (self.rates, self.decays))
             if self.lars:
-                grad = lars_gradient(param, grad, self.weight_decay)
-            elif self.weight_decay:
-                grad = grad + self.weight_decay * param
-            buffer.mul_(self.momentum).add_(grad)
-            move = grad + self.momentum * buffer if self.nesterov else buffer
-            param.sub_(factor * self.rates.view((-1,) + (1,) * (param.dim() - 1)) * move)
+                lars_(param, grad, decay)
+            elif self._decay:
+                grad.addcmul_(param, decay)
+            torch.add(grad, buffer, alpha=self.momentum, out=buffer)
+            move = grad.add_(buffer, alpha=self.momentum) if self.nesterov else buffer
+            param.addcmul_(move, rate * -factor)
 
 
 def schedule_factor(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eval_linear.config import LinearConfig
 from eval_linear.heads import Heads
+from eval_linear.losses import totals
 from eval_linear.optim import HeadOptimizer, schedule_factor
 from eval_linear.roads import Cached, LayerFeatures, Online
 from siambench.evaluation import Job
@@ -26,22 +27,21 @@ _CHECKPOINT_EVERY = {"online": 0.0, "cached": 30.0}  # seconds, at the end of an
 class Probe:
     """The heads of every layer, with their optimisers.
 
-    With several learning rates there are two heads per rate: the first learns from every training
-    image and is the one to report, the second from all but the held-out ones and is the one to
-    choose by. Heads do not influence each other.
+    With several settings (learning rate, weight decay) there are two heads per setting: the first
+    learns from every training image and is the one to report, the second from all but the held-out
+    ones and is the one to choose by. Heads do not influence each other.
 
     Attributes:
         layers: layer names.
-        heads: one :class:`Heads` per layer; head r has rate r, head rates + r its choosing twin.
+        heads: one :class:`Heads` per layer; head s has setting s, head settings + s its choosing twin.
     """
 
     def __init__(
         self, encoder: LayerFeatures, classes: int, config: LinearConfig, job: Job
     ) -> None:
         scale = config.batch_size / 256
-        rates = [rate * scale for rate in config.base_lrs]
-        if len(rates) > 1:
-            rates *= 2
+        settings = config.settings * (2 if len(config.settings) > 1 else 1)
+        rates, decays = [rate * scale for rate, _ in settings], [decay for _, decay in settings]
         self.layers, self.dims = encoder.layers, encoder.dims
         self.heads = [
             Heads(
@@ -58,9 +58,9 @@ class Probe:
             HeadOptimizer(
                 [heads.weight, heads.bias],
                 rates,
+                decays,
                 lars=config.optimizer == "lars",
                 momentum=config.momentum,
-                weight_decay=config.weight_decay,
                 nesterov=config.nesterov,
             )
             for heads in self.heads
@@ -72,9 +72,11 @@ class Probe:
         for heads, optimizer, rows in zip(
             self.heads, self.optimizers, self.split(features), strict=True
         ):
-            loss, grads = heads.gradients(rows, labels, weight)
-            optimizer.step(grads, factor)
-            losses.append(loss)
+            of_layer = []
+            for block, loss, grads in heads.gradients(rows, labels, weight):
+                optimizer.step(grads, factor, block)
+                of_layer.append(loss)
+            losses.append(torch.cat(of_layer))
         return torch.stack(losses)
 
     def split(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -128,7 +130,7 @@ def train(
     done = probe.load(checkpoint)
     saved = time.monotonic()
     y = torch.from_numpy(labels).to(job.device)
-    weight = torch.from_numpy(_image_weights(held_out, len(config.base_lrs))).to(job.device)
+    weight = torch.from_numpy(_image_weights(held_out, len(config.settings))).to(job.device)
     batches = epoch_batches(len(labels), config, job.seed, 0)
     total, behind = config.epochs * len(batches), done * len(batches)
     with bar(f"{job.title}: training", total, behind) as progress:
@@ -140,7 +142,7 @@ def train(
             for batch, features in zip(batches, road.train(epoch, batches), strict=True):
                 index = torch.from_numpy(batch).to(job.device)
                 part = weight[index]
-                part = part / part.sum(0).clamp(min=1)
+                part = part / totals(part, y[index]).clamp(min=1)
                 losses = probe.step(features, y[index], part, factor)
                 last = batch is batches[-1]  # the one time per epoch that the device is waited for
                 progress.advance(1, **({"loss": losses.min().item()} if last else {}))
@@ -149,10 +151,10 @@ def train(
                 saved = time.monotonic()
 
 
-def _image_weights(held_out: np.ndarray, rates: int) -> np.ndarray:
+def _image_weights(held_out: np.ndarray, settings: int) -> np.ndarray:
     """What each image counts for each head, (n, heads): 1, or 0 if held out from it."""
-    every = np.ones((len(held_out), rates), np.float32)
-    return every if rates == 1 else np.hstack([every, every * ~held_out[:, None]])
+    every = np.ones((len(held_out), settings), np.float32)
+    return every if settings == 1 else np.hstack([every, every * ~held_out[:, None]])
 
 
 def epoch_batches(count: int, config: LinearConfig, seed: int, epoch: int) -> list[np.ndarray]:

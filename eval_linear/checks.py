@@ -1,0 +1,47 @@
+"""What is wrong with the numbers of a linear probe's protocol."""
+
+import math
+
+from eval_linear.config import LinearConfig
+from siambench.pooling import LAYERS
+
+
+def problems(config: LinearConfig) -> list[str]:
+    """One line for each of the protocol's numbers that makes no sense; empty if all do."""
+    rates = list(dict.fromkeys(rate for rate, _ in config.settings))
+    decays = list(dict.fromkeys(decay for _, decay in config.settings))
+    twice = any(
+        isinstance(swept, list) and len(set(swept)) < len(swept)
+        for swept in (config.base_lr, config.weight_decay)
+    )
+    unknown = [layer for layer in config.layers if layer not in LAYERS]
+    steps = config.milestones
+    wrong = {
+        "base_lr and weight_decay: name at least one of each": not config.settings,
+        "base_lr and weight_decay: name each value once": twice,
+        "base_lr must be positive": not all(0 < rate < math.inf for rate in rates),
+        "weight_decay must not be negative": not all(0 <= decay < math.inf for decay in decays),
+        "holdout must be between 0 and 1": not 0 < config.holdout < 1,
+        "momentum must be at least 0 and below 1": not 0 <= config.momentum < 1,
+        "nesterov needs a momentum above 0": config.nesterov and not config.momentum > 0,
+        "batch_size must be at least 1": config.batch_size < 1,
+        "batch_norm needs a batch_size of at least 2": config.batch_norm and config.batch_size < 2,
+        "epochs must be at least 1": config.epochs < 1,
+        "milestones are of schedule step": steps and config.schedule != "step",
+        "milestones must rise, from 1 up to epochs": any(
+            not before < after <= config.epochs
+            for before, after in zip([0, *steps], steps, strict=False)
+        ),
+        "gamma must be above 0 and at most 1": not 0 < config.gamma <= 1,
+        f"layers: {', '.join(unknown)} not among {', '.join(LAYERS)}": unknown,
+        "layers: name at least one, each once": not config.layers
+        or len(set(config.layers)) < len(config.layers),
+        "crop must be at least 1 and at most resize": not 1 <= config.crop <= config.resize,
+        "min_scale must be above 0 and at most 1": not 0 < config.min_scale <= 1,
+        "color_jitter must be at least 0 and at most 1": not 0 <= config.color_jitter <= 1,
+        "lighting must not be negative": not 0 <= config.lighting < math.inf,
+        "views must not be negative": config.views < 0,
+        "views are of the cached road; the online road draws anew": config.views > 0
+        and config.road == "online",
+    }
+    return [line for line, is_so in wrong.items() if is_so]

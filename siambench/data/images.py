@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +122,31 @@ def _upright(data: bytes) -> bool:
         return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
-def _ends_whole(path: Path) -> bool:
-    """Whether a JPEG or PNG has its end mark in its last bytes."""
-    mark = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}.get(path.suffix.lower())
-    with open(path, "rb") as handle:
-        handle.seek(max(0, handle.seek(0, 2) - 32))
-        return mark is not None and mark in handle.read()
+_TAIL = 4096  # bytes at the end of a file that are looked at
+_BLOCK = 2048  # files per task of a thread
 
 
-def check_images(paths: Sequence[Path], skip_bad: bool) -> list[bool]:
+@dataclass(frozen=True)
+class FileFacts:
+    """What one look at each of n files found.
+
+    Attributes:
+        size: bytes, int64 (n,).
+        mtime: of the last change, ns, int64 (n,).
+        mark: digest of the size and the last 4 KiB, uint64 (n,): equal files have equal marks, and
+            files with equal marks are nearly always equal.
+    """
+
+    size: np.ndarray
+    mtime: np.ndarray
+    mark: np.ndarray
+
+    def __getitem__(self, index: np.ndarray) -> "FileFacts":
+        """The facts of some of the files."""
+        return FileFacts(self.size[index], self.mtime[index], self.mark[index])
+
+
+def check_images(paths: Sequence[str | Path], skip_bad: bool) -> list[bool]:
     """Which of ``paths`` can be read, found before work starts.
 
     A JPEG or PNG with its end mark in place is taken as whole; others are decoded. With
@@ -137,24 +155,60 @@ def check_images(paths: Sequence[Path], skip_bad: bool) -> list[bool]:
     Raises:
         UserError: one cannot be read and ``skip_bad`` is False; the line names the first and counts.
     """
+    return examine_images(paths, skip_bad)[0]
 
-    def problem(path: Path) -> str:
+
+def examine_images(paths: Sequence[str | Path], skip_bad: bool) -> tuple[list[bool], FileFacts]:
+    """As :func:`check_images`, and what the same look at the files found of all of them.
+
+    Raises:
+        UserError: as :func:`check_images`.
+    """
+    count = len(paths)
+    facts = FileFacts(
+        np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.uint64)
+    )
+    found = [""] * count
+
+    def examine(number: int) -> None:
+        path = paths[number]
         try:
-            if skip_bad or not _ends_whole(path):
+            whole = _look(path, number, facts)
+            if skip_bad or not whole:
                 decode(path)
         except UserError as error:
-            return str(error)
+            found[number] = str(error)
         except OSError as error:
-            return f"image {path} cannot be read ({error.strerror})"
-        return ""
+            found[number] = f"image {path} cannot be read ({error.strerror})"
+
+    def block(start: int) -> None:
+        for number in range(start, min(start + _BLOCK, count)):
+            examine(number)
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(problem, paths, chunksize=64))
+        list(pool.map(block, range(0, count, _BLOCK)))
     bad = [text for text in found if text]
     if bad and not skip_bad:
         more = f" (and {len(bad) - 1} more bad images)" if len(bad) > 1 else ""
         raise UserError(bad[0] + more)
-    return [not text for text in found]
+    return [not text for text in found], facts
+
+
+def _look(path: str | Path, number: int, facts: FileFacts) -> bool:
+    """Fill in the facts of one file; whether it is a JPEG or PNG with its end mark at the end."""
+    name = os.fspath(path)
+    handle = os.open(name, os.O_RDONLY)
+    try:
+        status = os.fstat(handle)
+        tail = os.pread(handle, _TAIL, max(0, status.st_size - _TAIL))
+    finally:
+        os.close(handle)
+    facts.size[number], facts.mtime[number] = status.st_size, status.st_mtime_ns
+    content = tail + status.st_size.to_bytes(8, "little")
+    facts.mark[number] = int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
+    end = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}
+    mark = end.get(os.path.splitext(name)[1].lower())
+    return mark is not None and mark in tail[-32:]
 
 
 @dataclass(frozen=True)
@@ -165,8 +219,9 @@ class ImageList:
         root: folder the paths are relative to.
         paths: root-relative, sorted.
         labels: index into ``classes``, one per path.
-        classes: sorted class names.
+        classes: class names.
         skipped: images left out under ``skip_bad``.
+        facts: what the check of the files found, if they were checked.
     """
 
     root: Path
@@ -174,13 +229,38 @@ class ImageList:
     labels: list[int]
     classes: list[str]
     skipped: int = 0
+    facts: FileFacts | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getitem__(self, index: np.ndarray) -> "ImageList":
+        """Some of the images, by number."""
+        return replace(
+            self,
+            paths=[self.paths[i] for i in index.tolist()],
+            labels=[self.labels[i] for i in index.tolist()],
+            facts=self.facts and self.facts[index],
+        )
+
+    def checked(self, skip_bad: bool) -> "ImageList":
+        """The images that can be read, with ``facts``.
+
+        Raises:
+            UserError: one cannot be read and ``skip_bad`` is False, or not one can.
+        """
+        good, facts = examine_images([f"{self.root}/{path}" for path in self.paths], skip_bad)
+        if not any(good):
+            raise UserError(f"{self.root}: not one of {len(good)} images can be read")
+        kept = replace(self, facts=facts)
+        return kept if all(good) else replace(kept[np.flatnonzero(good)], skipped=good.count(False))
+
     def fingerprint(self) -> str:
         """SHA-256 over (relative path, bytes, label)."""
-        sizes = (self.root.joinpath(p).stat().st_size for p in self.paths)
+        if self.facts is not None:
+            sizes = self.facts.size.tolist()
+        else:
+            sizes = [self.root.joinpath(p).stat().st_size for p in self.paths]
         return digest_of([list(row) for row in zip(self.paths, sizes, self.labels, strict=True)])
 
 
@@ -191,7 +271,7 @@ def read_image_folder(
 
     Args:
         root: the data set's folder.
-        split: ``"train"`` or ``"val"``.
+        split: ``"train"`` or ``"val"``; empty for ``root/CLASS/**``.
         skip_bad: leave out unreadable images and count them, instead of refusing.
         classes: the classes of another split; this split may have no other.
 
@@ -213,12 +293,10 @@ def read_image_folder(
     foreign = sorted(set(names) - set(known))
     if foreign:
         raise UserError(f"{folder}/{foreign[0]} is a class that the other split does not have")
-    paths: list[Path] = []
+    paths: list[str] = []
     labels: list[int] = []
     for name in names:
-        inside = sorted(
-            p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
-        )
+        inside = _images_inside(folder / name, f"{split}/{name}" if split else name)
         if not inside:
             raise UserError(
                 f"class folder {folder / name} has no images ({', '.join(sorted(EXTENSIONS))}); "
@@ -226,17 +304,19 @@ def read_image_folder(
             )
         paths += inside
         labels += [known.index(name)] * len(inside)
-    good = check_images(paths, skip_bad)
-    kept = [(p, y) for p, y, ok in zip(paths, labels, good, strict=True) if ok]
-    if not kept:
-        raise UserError(f"{folder}: not one of {len(paths)} images can be read")
-    return ImageList(
-        root=root,
-        paths=[p.relative_to(root).as_posix() for p, _ in kept],
-        labels=[y for _, y in kept],
-        classes=known,
-        skipped=len(paths) - len(kept),
-    )
+    return ImageList(root, paths, labels, known).checked(skip_bad)
+
+
+def _images_inside(folder: Path, prefix: str) -> list[str]:
+    """The images under ``folder``, in the order of their paths' parts; ``prefix`` in its place."""
+    found = []
+    for place, _, names in os.walk(folder):
+        inside = place[len(str(folder)) :].replace(os.sep, "/")
+        for name in names:
+            known = os.path.splitext(name)[1].lower() in EXTENSIONS
+            if known and os.path.isfile(os.path.join(place, name)):
+                found.append(f"{prefix}{inside}/{name}")
+    return sorted(found, key=lambda path: path.split("/"))
 
 
 def dataset_name(root: str | Path, counts: dict[str, int]) -> str:

@@ -1,9 +1,20 @@
-"""The VOCdevkit layout: split lists and class names (annotations are the evaluations' business)."""
+"""The VOCdevkit layout: split lists, class names, and VOC 2007 as a multi-label classification set.
 
+Annotations are the evaluations' business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from siambench.data.images import FileFacts, dataset_name, examine_images
 from siambench.errors import UserError
-from siambench.files import existing
+from siambench.files import digest_of, existing
+from siambench.record import DatasetInfo
+
+TRAIN, TEST = "trainval", "test"
 
 
 def voc_folder(devkit: str | Path, year: str) -> Path:
@@ -49,3 +60,111 @@ def class_names(folder: Path, split: str) -> list[str]:
     if not names:
         raise UserError(f"{folder}/ImageSets/Main has no CLASS{suffix} files; unpack VOC whole")
     return names
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split.
+
+    Attributes:
+        paths: one per image, in the order of the split's list.
+        labels: (images, classes) int8 as in VOC's files: 1 present, 0 only as difficult, -1 absent.
+        facts: what the check of the files found.
+    """
+
+    paths: list[Path]
+    labels: np.ndarray
+    facts: FileFacts
+
+
+@dataclass(frozen=True)
+class VocClassification:
+    """Both splits of VOC 2007.
+
+    Attributes:
+        classes: names, alphabetical.
+        train, test: trainval and test.
+        info: name, fingerprint and counts for the record.
+    """
+
+    classes: list[str]
+    train: Split
+    test: Split
+    info: DatasetInfo
+
+
+def read_voc_classification(devkit: str | Path, skip_bad: bool) -> VocClassification:
+    """Read VOC 2007's lists of images and of labels per class.
+
+    Raises:
+        UserError: a file is absent or malformed, an image cannot be read, the splits differ in their
+            classes, or a class is not to be measured, since test has none with it or none without.
+    """
+    folder = voc_folder(devkit, "2007")
+    classes = class_names(folder, TRAIN)
+    if (of_test := class_names(folder, TEST)) != classes:
+        raise UserError(
+            f"{folder}/ImageSets/Main: {TRAIN} has the classes {', '.join(classes)} and {TEST} has "
+            f"{', '.join(of_test)}; they must be the same"
+        )
+    listed = {name: _labels(folder, name, classes) for name in (TRAIN, TEST)}
+    splits = {name: _read_split(folder, labels, skip_bad) for name, labels in listed.items()}
+    for name, test in zip(classes, splits[TEST].labels.T, strict=True):
+        if not (test == 1).any() or not (test == -1).any():
+            lacking = "negative" if (test == 1).any() else "positive"
+            raise UserError(
+                f"class {name} has no {lacking} image in {TEST}, so it has no average precision; "
+                f"remove its ImageSets/Main/{name}_*.txt files or use a larger test split"
+            )
+    used = {name: len(split.paths) for name, split in splits.items()}
+    skipped = sum(len(labels) for labels in listed.values()) - sum(used.values())
+    info = DatasetInfo(
+        name=dataset_name(folder, used),
+        fingerprint=digest_of({name: _rows(split) for name, split in splits.items()}),
+        counts={**used, "classes": len(classes), "skipped": skipped},
+    )
+    return VocClassification(classes, splits[TRAIN], splits[TEST], info)
+
+
+def _labels(folder: Path, split: str, classes: Sequence[str]) -> dict[str, list[int]]:
+    """The labels of all classes for each image id of a split, in the list's order."""
+    ids = split_ids(folder, split)
+    columns = [
+        _read_labels(folder / "ImageSets" / "Main" / f"{name}_{split}.txt", ids) for name in classes
+    ]
+    return dict(zip(ids, map(list, zip(*columns, strict=True)), strict=True))
+
+
+def _read_labels(path: Path, ids: Sequence[str]) -> list[int]:
+    """The labels of ``ids`` in a VOC list of ``ID LABEL`` lines."""
+    found: dict[str, int] = {}
+    lines = existing(path, "VOC class list").read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if words and (len(words) != 2 or words[1] not in {"-1", "0", "1"}):
+            raise UserError(
+                f"{path}, line {number}: {line!r} is not `IMAGE -1`, `IMAGE 0` or `IMAGE 1`"
+            )
+        if words:
+            found[words[0]] = int(words[1])
+    missing = [image for image in ids if image not in found]
+    if missing:
+        raise UserError(
+            f"{path} has no label for {missing[0]} ({len(missing)} of {len(ids)} missing); unpack "
+            "VOC whole"
+        )
+    return [found[image] for image in ids]
+
+
+def _read_split(folder: Path, labels: dict[str, list[int]], skip_bad: bool) -> Split:
+    """The split's readable images."""
+    paths = [folder / "JPEGImages" / f"{image}.jpg" for image in labels]
+    good, facts = examine_images(paths, skip_bad)
+    kept = np.flatnonzero(good)
+    rows = np.array(list(labels.values()), dtype=np.int8)
+    return Split([paths[i] for i in kept.tolist()], rows[kept], facts[kept])
+
+
+def _rows(split: Split) -> list[list[object]]:
+    columns = (split.paths, split.facts.size.tolist(), split.labels.tolist())
+    return [[path.name, size, labels] for path, size, labels in zip(*columns, strict=True)]

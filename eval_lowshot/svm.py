@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
-from eval_lowshot.average_precision import interpolated_ap, step_ap
+from siambench.average_precision import interpolated_ap, step_ap
 
 
 def train_svm(x: np.ndarray, y: np.ndarray, cost: float) -> LinearSVC:

@@ -7,7 +7,6 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from eval_lowshot.average_precision import interpolated_ap
 from eval_lowshot.svm import (
     ap_on_test,
     cross_validated_ap,
@@ -15,6 +14,7 @@ from eval_lowshot.svm import (
     lowshot_class,
     train_svm,
 )
+from siambench.average_precision import interpolated_ap
 
 COSTS = [0.01, 1.0, 10.0]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from eval_lowshot.average_precision import interpolated_ap, step_ap
+from siambench.average_precision import interpolated_ap, step_ap
 
 
 def by_thresholds(positive, scores):

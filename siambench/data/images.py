@@ -4,12 +4,12 @@ import io
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg
@@ -346,8 +346,22 @@ def read_marker(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); make the data set again") from None
 
 
-def describe(root: str | Path, lists: dict[str, ImageList]) -> DatasetInfo:
-    """The :class:`DatasetInfo` of splits in ImageNet's layout."""
+class Listed(Protocol):
+    """Images with labels that can be described."""
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def skipped(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str: ...
+
+
+def describe(root: str | Path, lists: Mapping[str, Listed]) -> DatasetInfo:
+    """The :class:`DatasetInfo` of checked splits."""
     counts = {split: len(images) for split, images in lists.items()}
     name = dataset_name(root, counts)
     counts["classes"] = len(next(iter(lists.values())).classes)

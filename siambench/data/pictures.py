@@ -6,15 +6,42 @@ of them may be, and are, pictures of another split.
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from siambench.data.images import FileFacts, ImageList, decode_array, examine_images
 from siambench.files import sha256_file
+
+
+class Images(Protocol):
+    """Pictures by number; picklable, and cheap to send to loader processes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Decoded: upright RGB."""
+        ...
+
+    def name(self, index: int) -> str:
+        """The root-relative path, or e.g. ``"CIFAR10 train 17"``."""
+        ...
+
+    def stamp(self) -> str:
+        """SHA-256 (hex) that changes when a picture or their order may have changed."""
+        ...
+
+    def marks(self) -> np.ndarray:
+        """A number per picture that equal pictures share, uint64 (n,)."""
+        ...
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        """SHA-256 (hex) of the pictures with these numbers: of the files, or of the pixels."""
+        ...
 
 
 class FileImages:
@@ -76,7 +103,7 @@ class FileImages:
         """A number per file that equal files share, uint64 (n,)."""
         return self._known().mark
 
-    def digests(self, indices: Iterable[int]) -> list[str]:
+    def digests(self, indices: Sequence[int]) -> list[str]:
         """SHA-256 of the files with these numbers."""
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(lambda index: sha256_file(self.path(index)), indices))
@@ -112,20 +139,21 @@ class ArrayImages:
 
     def stamp(self) -> str:
         """SHA-256 (hex) over all pixels."""
-        shape = repr(self.pixels.shape).encode()
-        return hashlib.sha256(shape + self.pixels.tobytes()).hexdigest()
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        digest.update(self.pixels.data)
+        return digest.hexdigest()
 
     def marks(self) -> np.ndarray:
         """A number per picture that equal pictures share, uint64 (n,)."""
         digests = (hashlib.blake2b(row, digest_size=8).digest() for row in self.pixels)
         return np.frombuffer(b"".join(digests), np.uint64)
 
-    def digests(self, indices: Iterable[int]) -> list[str]:
+    def digests(self, indices: Sequence[int]) -> list[str]:
         """SHA-256 of the pixels of the pictures with these numbers."""
         return [hashlib.sha256(self.pixels[index]).hexdigest() for index in indices]
 
 
-def shared(first: FileImages | ArrayImages, second: FileImages | ArrayImages) -> np.ndarray:
+def shared(first: Images, second: Images) -> np.ndarray:
     """The pictures of ``second`` that are in ``first`` too, byte for byte.
 
     Only pictures whose marks are in both are read.

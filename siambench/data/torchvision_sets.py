@@ -156,6 +156,7 @@ def open_torchvision(name: str, root: Path, download: bool) -> dict[str, ImageLi
         existing(
             root, f"torchvision:{name}", folder=True, hint="--download true fetches the data set"
         )
+    root = root.absolute()
     parts: dict[str, list[Part]] = {}
     classes: list[str] = []
     for split, arguments in SETS[name].splits.items():
@@ -185,8 +186,11 @@ def _open(name: str, root: Path, download: bool, arguments: dict[str, Any]) -> A
             hint = "put it there by hand, or try again"
         else:
             hint = "name the folder as torchvision:NAME:FOLDER, or let --download true fetch it"
+        why = (
+            first_line(error).split(". ")[0].rstrip(".")
+        )  # without advice about torchvision's flags
         raise UserError(
-            f"torchvision:{name} is not to be had from {root} ({first_line(error).rstrip('.')}); {hint}"
+            f"torchvision:{name} is not to be had from {root} ({why}); {hint}"
         ) from None
 
 

@@ -48,9 +48,9 @@ _UNDECODABLE = (
 
 
 def decode(path: str | Path) -> Image.Image:
-    """Decode an image to upright RGB: EXIF rotation applied, palette, grey and alpha as PIL does.
+    """Decode an image to upright RGB: EXIF rotation applied, palette, grey, CMYK and alpha as PIL does.
 
-    Of 16-bit grey the upper 8 bits are taken, where PIL's conversion makes nearly all of it white.
+    Alpha and colour profiles are dropped. Of 16-bit grey the upper 8 bits are taken, where PIL's conversion makes nearly all of it white.
 
     Raises:
         UserError: the file is absent, truncated, not an image, or of floats, which have no range.
@@ -63,6 +63,7 @@ def decode(path: str | Path) -> Image.Image:
             if image.mode.startswith("I"):
                 upper = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
                 return Image.fromarray(upper).convert("RGB")
+            image.info.pop("transparency", None)  # dropped anyway, but not without a warning
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None

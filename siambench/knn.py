@@ -10,99 +10,107 @@ import numpy as np
 import torch
 
 from siambench.errors import UserError
+from siambench.nearest import Search, nearest
+from siambench.search import Rows
 
-_QUERIES = 1024  # per block: votes take _QUERIES x classes doubles
-_TRAIN = 262_144  # per block on a GPU: similarities take _QUERIES x _TRAIN floats (1 GiB)
+_VOTES = 2**21  # votes (queries x classes, doubles) at a time
+
+
+def knn_predictions(
+    train: Rows,
+    train_labels: np.ndarray,
+    queries: Rows,
+    *,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    classes: int,
+    device: torch.device | None = None,
+    search: Search = "auto",
+    exclude_self: bool = False,
+) -> dict[tuple[int, float], np.ndarray]:
+    """Each query's likeliest classes for every k and temperature, from one search with the largest k.
+
+    Between classes with equal votes the lowest index comes first. A class for which no neighbour
+    voted is not predicted (-1): DINO's eval_knn.py fills its top five with such classes in the order
+    in which its sort leaves them, so that with fewer than five classes among the neighbours its
+    top-5 accuracy is not less than this one and partly chance.
+
+    Args:
+        train: features (N, D), in memory or on disk; any float type, of any length.
+        train_labels: class indices (N,), from 0 to ``classes`` - 1.
+        queries: features (M, D).
+        ks: numbers of neighbours.
+        temperatures: T of the vote exp(s / T).
+        classes: their number C.
+        device, search, exclude_self: as :func:`siambench.nearest.nearest`; ``exclude_self`` is the
+            leave-one-out test of a data set on itself.
+
+    Returns:
+        ``{(k, T): class indices (M, min(5, C))}``, int64, likeliest first.
+
+    Raises:
+        UserError: a k is below 1 or above the number of training rows (less one with
+            ``exclude_self``), a temperature is not positive, a label is out of range, features are
+            not finite, or shapes do not match.
+
+    Example:
+        >>> x, y = np.eye(3), np.arange(3)
+        >>> knn_predictions(x, y, 2 * x, ks=[1], temperatures=[0.07], classes=3)[1, 0.07]
+        array([[ 0, -1, -1],
+               [ 1, -1, -1],
+               [ 2, -1, -1]])
+    """
+    _check(train, train_labels, queries, ks, temperatures, classes, exclude_self)
+    similarity, index = nearest(train, queries, max(ks), device, search, exclude_self)
+    shape = (len(queries), min(5, classes))
+    found = {(k, t): np.empty(shape, np.int64) for k in ks for t in temperatures}
+    for start in range(0, len(queries), step := max(1, _VOTES // classes)):
+        block = slice(start, start + step)
+        near = train_labels[index[block]]
+        for t in temperatures:
+            for k, votes in _votes(similarity[block], near, ks, t, classes):
+                found[k, t][block] = _highest(votes, shape[1])
+    return found
 
 
 def knn_accuracy(
-    train: np.ndarray,
+    train: Rows,
     train_labels: np.ndarray,
-    test: np.ndarray,
+    test: Rows,
     test_labels: np.ndarray,
     *,
     ks: Sequence[int],
     temperatures: Sequence[float],
     device: torch.device | None = None,
 ) -> dict[tuple[int, float], float]:
-    """Top-1 accuracy in % for every k and temperature, from one search with the largest k.
-
-    Rows are L2-normalised here. On a GPU the search is torch's matmul and topk, else faiss's exact
-    inner-product search; beyond the features, a normalised copy is held and memory is bounded.
+    """Top-1 accuracy in % for every k and temperature.
 
     Args:
-        train, test: features (N, D) and (M, D), float.
-        train_labels, test_labels: class indices from 0, (N,) and (M,).
-        ks: numbers of neighbours.
-        temperatures: T of the vote exp(s / T).
-        device: where to search; None is the CPU.
+        train, train_labels, ks, temperatures, device: as :func:`knn_predictions`.
+        test, test_labels: features (M, D) and class indices (M,).
 
     Returns:
-        ``{(k, T): accuracy}``. Between classes with equal votes the lowest index wins.
+        ``{(k, T): accuracy}``.
 
     Raises:
-        UserError: a k is below 1 or above N, a temperature is not positive, features are not finite,
-            or shapes do not match.
+        UserError: as :func:`knn_predictions`, or there is not one label for each test row.
 
     Example:
         >>> x, y = np.eye(3), np.arange(3)
         >>> knn_accuracy(x, y, 2 * x, y, ks=[1], temperatures=[0.07])
         {(1, 0.07): 100.0}
     """
-    _check(train, train_labels, test, test_labels, ks, temperatures)
-    right = {(k, t): 0 for k in ks for t in temperatures}
-    classes = int(max(train_labels.max(), test_labels.max())) + 1
-    similarity, index = nearest(train, test, max(ks), device)
-    for start in range(0, len(test), _QUERIES):
-        block = slice(start, start + _QUERIES)
-        near = train_labels[index[block]]
-        for t in temperatures:
-            for k, votes in _votes(similarity[block], near, ks, t, classes):
-                right[k, t] += int((votes.argmax(axis=1) == test_labels[block]).sum())
-    return {key: 100.0 * count / len(test) for key, count in right.items()}
-
-
-def nearest(
-    train: np.ndarray, queries: np.ndarray, k: int, device: torch.device | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of ``train`` most similar (cosine) to each query, most similar first.
-
-    Returns:
-        Similarities (M, k), float32, and row numbers (M, k), int64.
-
-    Raises:
-        UserError: features hold NaN or infinity.
-    """
-    train, queries = _normalised(train), _normalised(queries)
-    if device is not None and device.type != "cpu":
-        return _search_torch(train, queries, k, device)
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    # the exact search of IndexFlatIP, without the index's own copy of the training features
-    similarity, index = faiss.knn(queries, train, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return similarity, index
-
-
-def _search_torch(
-    train: np.ndarray, queries: np.ndarray, k: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Exact search block by block, merging each block's best with the best so far."""
-    best = torch.full((len(queries), k), -torch.inf, device=device)
-    index = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
-    for start in range(0, len(train), _TRAIN):
-        part = torch.from_numpy(train[start : start + _TRAIN]).to(device)
-        for first in range(0, len(queries), _QUERIES):
-            block = slice(first, first + _QUERIES)
-            product = torch.from_numpy(queries[block]).to(device) @ part.T
-            found, rows = product.topk(min(k, len(part)))
-            found, rows = (
-                torch.cat([best[block], found], 1),
-                torch.cat([index[block], rows + start], 1),
-            )
-            best[block], order = found.topk(k)
-            index[block] = rows.gather(1, order)
-    return best.cpu().numpy(), index.cpu().numpy()
+    _check_labels(test, test_labels)
+    predictions = knn_predictions(
+        train,
+        train_labels,
+        test,
+        ks=ks,
+        temperatures=temperatures,
+        classes=int(max(train_labels.max(), test_labels.max())) + 1,
+        device=device,
+    )
+    return {key: 100 * float((p[:, 0] == test_labels).mean()) for key, p in predictions.items()}
 
 
 def _votes(
@@ -124,43 +132,51 @@ def _votes(
         yield k, votes
 
 
-def _normalised(features: np.ndarray) -> np.ndarray:
-    """Unit rows as float32; a row of zeros stays zero.
-
-    Raises:
-        UserError: a row holds NaN or infinity.
-    """
-    norms = np.sqrt(np.einsum("nd,nd->n", features, features))  # no copy, unlike linalg.norm
-    if not np.isfinite(norms).all():
-        raise UserError("kNN: features hold NaN or infinity; the backbone is not sound")
-    return np.divide(
-        features,
-        np.maximum(norms, 1e-12)[:, None],
-        dtype=np.float32,
-        casting="same_kind",
-        order="C",
-    )
+def _highest(votes: np.ndarray, count: int) -> np.ndarray:
+    """The classes (M, count) with most votes, the lowest index first among equals; -1 for none."""
+    votes, every = votes.copy(), np.arange(len(votes))
+    found = np.empty((len(votes), count), np.int64)
+    for place in range(count):
+        best = votes.argmax(axis=1)
+        found[:, place] = np.where(votes[every, best] > 0, best, -1)
+        votes[every, best] = 0
+    return found
 
 
 def _check(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
+    train: Rows,
+    labels: np.ndarray,
+    queries: Rows,
     ks: Sequence[int],
     temperatures: Sequence[float],
+    classes: int,
+    exclude_self: bool,
 ) -> None:
-    if len(train) != len(train_labels) or len(test) != len(test_labels) or not len(test):
+    _check_labels(train, labels)
+    if not len(queries):
+        raise UserError("kNN: no images to classify")
+    if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
-            f"kNN needs a label per feature: {len(train)} and {len(test)} features, "
-            f"{len(train_labels)} and {len(test_labels)} labels"
+            f"kNN: training labels from {labels.min()} to {labels.max()} for {classes} classes"
         )
-    if train.shape[1:] != test.shape[1:]:
-        raise UserError(f"kNN: features of {train.shape[1:]} and of {test.shape[1:]} numbers")
-    if not ks or min(ks) < 1 or max(ks) > len(train):
+    if train.shape[1:] != queries.shape[1:]:
+        raise UserError(f"kNN: features of {train.shape[1:]} and of {queries.shape[1:]} numbers")
+    if exclude_self and len(train) != len(queries):
         raise UserError(
-            f"kNN: k = {', '.join(map(str, ks))} with {len(train)} training images; every k must be "
-            "between 1 and their number; choose others, e.g. --k '[10,20]'"
+            f"kNN: {len(train)} and {len(queries)} rows; leave-one-out needs the same rows twice"
+        )
+    if not ks or min(ks) < 1 or max(ks) > len(train) - exclude_self:
+        raise UserError(
+            f"kNN: k = {', '.join(map(str, ks))} with {len(train) - exclude_self} training images"
+            f"{' beside the one left out' if exclude_self else ''}; every k must be between 1 and "
+            "their number; choose others, e.g. --k '[10,20]'"
         )
     if not temperatures or min(temperatures) <= 0:
         raise UserError(f"kNN: temperatures must be positive, not {list(temperatures)}")
+
+
+def _check_labels(rows: Rows, labels: np.ndarray) -> None:
+    if len(rows) != len(labels) or not len(rows):
+        raise UserError(
+            f"kNN needs a label per feature: {len(rows)} features and {len(labels)} labels"
+        )

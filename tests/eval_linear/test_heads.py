@@ -9,6 +9,7 @@ import eval_linear.heads
 from eval_linear.heads import Heads
 from eval_linear.losses import totals
 from eval_linear.optim import HeadOptimizer
+from eval_linear.scores import Tally
 
 
 def batch(seed: int, images: int = 8, dim: int = 12, classes: int = 5):
@@ -155,3 +156,25 @@ def test_norm_tracks_and_folds_like_torch():
     normed = norm.eval()(x.view(8, 4, 3, 1)).flatten(1)
     torch.testing.assert_close(scores, F.linear(normed, heads.weight[0], heads.bias[0]))
     torch.testing.assert_close(scores, F.linear(x, *heads.plain(0)), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("several", [False, True])
+def test_a_step_on_a_gpu_does_not_wait_for_it(several):
+    heads = Heads(12, 5, 3, channels=4, device="cuda")
+    optimizer = HeadOptimizer(
+        [heads.weight, heads.bias], [0.1] * 3, [1e-4] * 3, lars=True, momentum=0.9, nesterov=True
+    )
+    x, y = (tensor.cuda() for tensor in batch(5))
+    labels = F.one_hot(y, 5).to(torch.int8) if several else y
+    weight, tally = torch.ones(8, 3, device="cuda"), Tally(keep=0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        part = weight / totals(weight, labels).clamp(min=1)
+        for block, _, grads in heads.gradients(x, labels, part):
+            optimizer.step(grads, 0.5, block)
+        tally.add(heads.logits(x), y)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert heads.weight.isfinite().all()

@@ -44,6 +44,7 @@ class LinearConfig(FeatureConfig):
         road: cached (features extracted once; epochs take seconds; a protocol of its own) or online
             (images augmented anew in every epoch, as the papers do).
         views: augmented views per image that the cached road keeps beside the centre crop.
+        download: let torchvision fetch the data set that `--data torchvision:NAME` names.
     """
 
     optimizer: Literal["lars", "sgd"] = "sgd"
@@ -70,6 +71,7 @@ class LinearConfig(FeatureConfig):
     lighting: float = 0.0
     road: Literal["online", "cached"] = "cached"
     views: int = 0
+    download: bool = False
 
     @property
     def settings(self) -> list[tuple[float, float]]:
@@ -93,7 +95,8 @@ class KnnConfig(FeatureConfig):
         crop: side in pixels of the centre crop.
         search: how neighbours are found, all with the same answer: faiss (on a CPU), torch (matmul
             and topk, on any device), shortlist (bfloat16 candidates, scored again in float32); auto
-            takes the fastest that is there.
+            takes the fastest exact one that is there.
+        download: let torchvision fetch the data set that `--data torchvision:NAME` names.
     """
 
     k: list[int] = field(default_factory=lambda: [10, 20, 100, 200])
@@ -101,6 +104,7 @@ class KnnConfig(FeatureConfig):
     resize: int = 256
     crop: int = 224
     search: Literal["auto", "faiss", "torch", "shortlist"] = "auto"
+    download: bool = False
 
 
 @dataclass

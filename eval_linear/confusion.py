@@ -69,7 +69,7 @@ def write_predictions(
     classes: Sequence[str],
     labels: np.ndarray,
     predicted: np.ndarray | None,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
 ) -> None:
     """Write a CSV file (UTF-8), one line per image, atomically.
 
@@ -82,7 +82,7 @@ def write_predictions(
         classes: names of the classes.
         labels: classes (n,); or (n, C) of 1 present, 0 left out, -1 absent.
         predicted: classes (n,), -1 for none; None with several labels.
-        scores: of the predicted class (n,); or of every class (n, C).
+        scores: of the predicted class (n,), None where it has none; or of every class (n, C).
 
     Raises:
         UserError: ``path`` cannot be written.
@@ -94,10 +94,12 @@ def write_predictions(
         table = csv.writer(file)
         if predicted is not None:
             table.writerow(["image", "label", "predicted", "score"])
-            for name, label, said, score in zip(names, labels, predicted, scores, strict=True):
+            shown = [""] * len(labels) if scores is None else [f"{score:.6f}" for score in scores]
+            for name, label, said, score in zip(names, labels, predicted, shown, strict=True):
                 answer = classes[said] if said >= 0 else ""
-                table.writerow([name, classes[label], answer, f"{score:.6f}"])
+                table.writerow([name, classes[label], answer, score])
             return
+        assert scores is not None, "several labels per image have a score per class"
         table.writerow(["image", "present", "left out", *classes])
         for name, row, values in zip(names, labels, scores, strict=True):
             sets = (

@@ -1,81 +1,110 @@
-"""kNN: classify val by the most similar training images in the backbone's feature space."""
+"""kNN: classify test images by the most similar training images in the backbone's feature space."""
 
 import sys
 
-import torch
+import numpy as np
 
 from eval_linear import VERBS
 from eval_linear.config import KnnConfig
-from eval_linear.folders import Folders, open_folders
-from eval_linear.roads import discard_stored, stored
+from eval_linear.results import as_metrics, class_metrics, keep_answers, top1_interval
 from siambench.backbone import Backbone
+from siambench.cache import cached_features
 from siambench.cli import run_verb
+from siambench.data.classification import Classification, open_classification
 from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
-from siambench.features import ImageFiles, center_crop_transform, extract
-from siambench.knn import knn_accuracy
+from siambench.features import ImageFiles, LayerFeatures, center_crop_transform
+from siambench.knn import knn_predictions
 from siambench.record import Metric, Record
 
 
-def open_data(config: KnnConfig) -> Folders:
-    """Check the protocol and read the folders.
+def open_data(config: KnnConfig) -> Classification:
+    """Check the protocol and open the data.
 
     Raises:
-        UserError: a k below 1 or above the number of training images, a temperature that is not
-            positive, a crop larger than the image, or as :func:`open_folders`.
+        UserError: a k below 1 or above the number of neighbours there are, a temperature that is not
+            positive, a crop larger than the image, images with several labels, or as
+            :func:`open_classification`.
     """
     if not 1 <= config.crop <= config.resize:
         raise UserError("knn: crop must be at least 1 and at most resize")
-    if not config.temperature or min(config.temperature) <= 0:
+    if not config.temperature or not all(0 < t < np.inf for t in config.temperature):
         raise UserError("knn: name at least one temperature, all positive, e.g. 0.07")
-    data = open_folders(config.data, config.skip_bad)
-    if not config.k or min(config.k) < 1 or max(config.k) > len(data.train):
+    if len(set(config.temperature)) < len(config.temperature) or len(set(config.k)) < len(config.k):
+        raise UserError("knn: name each k and each temperature once")
+    data = open_classification(
+        config.data, skip_bad=config.skip_bad, download=config.download, flat="same"
+    )
+    if data.multilabel:
         raise UserError(
-            f"knn: k {config.k} with {len(data.train)} images in {config.data}/train; every k must "
-            "be between 1 and their number"
+            f"knn: {config.data} has several labels per image, which kNN's votes are not defined "
+            "for; use linear or svm"
+        )
+    most = len(data.train.labels) - data.same
+    if not config.k or min(config.k) < 1 or max(config.k) > most:
+        raise UserError(
+            f"knn: k {config.k} with {most} possible neighbours in {config.data}; every k must be "
+            "between 1 and their number; choose others, e.g. --k '[10,20]'"
         )
     return data
 
 
-def evaluate(backbone: Backbone, data: Folders, config: KnnConfig, job: Job) -> list[Metric]:
-    """Extract the pooled features of both splits, search once, vote for every k and T.
+def evaluate(backbone: Backbone, data: Classification, config: KnnConfig, job: Job) -> list[Metric]:
+    """Features of both splits from the cache, one search, votes for every k and T.
 
     Returns:
-        ``top1`` on val, in %, with params ``{"k": ..., "T": ...}``.
+        On the test split, in %, with params ``{"k": ..., "T": ...}``: ``top1`` with its 95 % interval,
+        ``top5`` and ``top1_mean_class``; ``top1_class`` for the first k and T.
     """
     transform = center_crop_transform(config.resize, config.crop)
-    features = {
-        split: stored(
-            job.folder / f"features-{split}.npy",
-            lambda split=split: extract(
-                backbone.features,
-                ImageFiles(data.paths(split), transform),
-                mean=backbone.meta.mean,
-                std=backbone.meta.std,
-                device=job.device,
-                workers=job.workers,
-                title=f"{job.title}: features of {split}",
-            ),
-        )
-        for split in ("train", "val")
-    }
-    accuracy = knn_accuracy(
-        features["train"],
-        data.labels("train"),
-        features["val"],
-        data.labels("val"),
+    pictures = {"train": ImageFiles(data.train.images, transform)}
+    if not data.same:
+        pictures["test"] = ImageFiles(data.test.images, transform)
+    encoder = LayerFeatures(backbone, ["avgpool"], config.crop, config.precision)
+    tables = cached_features(encoder, pictures, config.storage, job)
+    if job.world.rank:
+        return []  # the first process has all that is needed
+    labels = data.test.labels
+    predictions = knn_predictions(
+        tables["train", "avgpool"],
+        data.train.labels,
+        tables["train" if data.same else "test", "avgpool"],
         ks=config.k,
         temperatures=config.temperature,
-        device=torch.device(job.device),
+        classes=len(data.classes),
+        device=job.device,
+        search=config.search,
+        exclude_self=data.same,
     )
-    discard_stored(job.folder)
-    return [
-        Metric("top1", a, split="val", params={"k": k, "T": t}) for (k, t), a in accuracy.items()
-    ]
+    metrics = []
+    for (k, t), ranked in predictions.items():
+        right = ranked[:, 0] == labels
+        counts = np.bincount(labels, minlength=len(data.classes))
+        with np.errstate(invalid="ignore"):
+            per_class = 100 * np.bincount(labels, right, len(data.classes)) / counts
+        values = {
+            "top1": 100 * float(right.mean()),
+            **top1_interval(int(right.sum()), len(labels), seed=0),
+            "top5": 100 * float((ranked == labels[:, None]).any(axis=1).mean()),
+            "top1_mean_class": float(np.nanmean(per_class)),
+        }
+        params = {"k": k, "T": t}
+        metrics += as_metrics(values, data.test.name, params)
+        if (k, t) == (config.k[0], config.temperature[0]):
+            metrics += class_metrics("top1_class", per_class, data.classes, data.test.name, params)
+            names = map(data.test.images.name, range(len(labels)))
+            keep_answers(job.folder, names, data.classes, labels, ranked[:, 0], None)
+    return metrics
 
 
 BENCHMARK = Benchmark(
-    "knn", 1, "faiss on CPU, torch on GPU", open_data, evaluate, seeded=lambda config: False
+    "knn",
+    2,
+    "faiss on CPU, torch on GPU",
+    open_data,
+    evaluate,
+    seeded=lambda config: False,
+    parallel=True,  # in extracting features
 )
 
 
@@ -84,10 +113,15 @@ def run(config: KnnConfig) -> list[Record]:
     records = run_evaluation(BENCHMARK, config)
     for record in records:
         print(f"{record.benchmark}  {record.backbone['name']}  {record.dataset.name}")
-        print(f"{'k':>6}{'T':>8}{'top-1':>8}")
+        print(f"{'k':>6}{'T':>8}{'top-1':>8}{'95 % interval':>18}{'top-5':>8}{'class mean':>12}")
         for k in config.k:
             for t in config.temperature:
-                print(f"{k:>6}{t:>8g}{record.metric('top1', k=k, T=t):8.2f}")
+                top1, low, high, top5, mean = (
+                    record.metric(name, k=k, T=t)
+                    for name in ("top1", "top1_ci_low", "top1_ci_high", "top5", "top1_mean_class")
+                )
+                interval = f"{low:.2f} to {high:.2f}"
+                print(f"{k:>6}{t:>8g}{top1:8.2f}{interval:>18}{top5:8.2f}{mean:12.2f}")
     return records
 
 

@@ -15,14 +15,13 @@ from torch.utils.data import Dataset
 from eval_linear import VERBS
 from eval_linear.config import PredictConfig
 from eval_linear.head_file import read_head
-from eval_linear.roads import LayerFeatures
 from siambench.backbone import finite, weights_digest
 from siambench.checkpoints.source import Source, load_backbone
 from siambench.cli import run_verb
 from siambench.data.images import EXTENSIONS, check_images, decode
 from siambench.device import pick_device, share_cores
 from siambench.errors import UserError, printable
-from siambench.features import Transform, center_crop_transform, extract
+from siambench.features import LayerFeatures, Transform, center_crop_transform, extract
 from siambench.files import existing
 from siambench.progress import say
 
@@ -34,7 +33,8 @@ class Prediction(TypedDict):
 
     Keys:
         path: of the image; ``""`` where it came from memory.
-        pred_label, pred_class, pred_score: number, name and softmax probability of the likeliest class.
+        pred_label, pred_class, pred_score: number, name and probability of the likeliest class: softmax,
+            or sigmoid for a head that was trained on images with several labels.
         pred_scores: probabilities of all classes, float32 (C,).
         topk: the likeliest classes, best first, as ``{"label": ..., "class": ..., "score": ...}``.
     """
@@ -146,7 +146,8 @@ class Classifier:
             raise UserError("the head's scores are not finite; train it again")
         # Ranked by logits: far from the best, probabilities round to equal zeros.
         best = logits.topk(self._topk, dim=1).indices.tolist()
-        scores = logits.softmax(1).numpy()
+        several = self._head.about.get("scores") == "sigmoid"  # labels per image
+        scores = (logits.sigmoid() if several else logits.softmax(1)).numpy()
         return [
             self._prediction(str(image) if isinstance(image, str | Path) else "", row, labels)
             for image, row, labels in zip(images, scores, best, strict=True)

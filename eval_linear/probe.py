@@ -15,8 +15,10 @@ from eval_linear.config import LinearConfig
 from eval_linear.heads import Heads
 from eval_linear.losses import totals
 from eval_linear.optim import HeadOptimizer, schedule_factor
-from eval_linear.roads import Cached, LayerFeatures, Online
+from eval_linear.roads import Cached, Online
+from siambench.distributed import World
 from siambench.evaluation import Job
+from siambench.features import LayerFeatures
 from siambench.files import atomic_path
 from siambench.progress import bar
 
@@ -98,14 +100,20 @@ class Probe:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"epochs_done": str(epochs_done)})
 
-    def load(self, path: Path) -> int:
-        """Read a checkpoint if there is one; returns the epochs that it has behind it."""
-        if not path.exists():
-            return 0
-        with safe_open(path, framework="pt") as file:
-            for name, tensor in self.state().items():
-                tensor.copy_(file.get_tensor(name))
-            return int(file.metadata()["epochs_done"])
+    def load(self, path: Path, world: World) -> int:
+        """Read a checkpoint if the first process has one; returns the epochs that it has behind it."""
+        done, tensors = world.from_first(lambda: _read(path))
+        for name, tensor in self.state().items() if done else ():
+            tensor.copy_(tensors[name])
+        return done
+
+
+def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
+    if not path.exists():
+        return 0, {}
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return int(file.metadata()["epochs_done"]), tensors
 
 
 def train(
@@ -124,10 +132,10 @@ def train(
         labels: of the training split (n,).
         held_out: True for images that the choosing heads may not learn from (n,).
         config: the protocol.
-        job: seed, device and folder.
+        job: seed, device, folder and processes, each of which takes the same steps.
     """
     checkpoint = job.folder / "checkpoint.safetensors"
-    done = probe.load(checkpoint)
+    done = probe.load(checkpoint, job.world)
     saved = time.monotonic()
     y = torch.from_numpy(labels).to(job.device)
     weight = torch.from_numpy(_image_weights(held_out, len(config.settings))).to(job.device)
@@ -146,7 +154,8 @@ def train(
                 losses = probe.step(features, y[index], part, factor)
                 last = batch is batches[-1]  # the one time per epoch that the device is waited for
                 progress.advance(1, **({"loss": losses.min().item()} if last else {}))
-            if time.monotonic() - saved >= _CHECKPOINT_EVERY[config.road]:
+            due = time.monotonic() - saved >= _CHECKPOINT_EVERY[config.road]
+            if due and job.world.rank == 0:
                 probe.save(checkpoint, epoch + 1)
                 saved = time.monotonic()
 

@@ -1,8 +1,5 @@
 """Training augmentation, drawn per (seed, draw, image) so that no loader setting changes a result."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +7,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from eval_linear.config import LinearConfig
-from siambench.data.images import decode
+from siambench.data.classification import Images
 from siambench.features import Transform
 
 # Principal components of ImageNet's RGB values in [0, 1] (Krizhevsky et al. 2012; these digits are
@@ -26,6 +23,9 @@ class Lighting:
 
     def __init__(self, std: float) -> None:
         self.std = std
+
+    def __repr__(self) -> str:
+        return f"Lighting({self.std})"
 
     def __call__(self, image: Tensor) -> Tensor:
         shift = _EIGENVECTORS @ (torch.randn(3) * self.std * _EIGENVALUES)
@@ -51,21 +51,21 @@ def train_transform(config: LinearConfig) -> Transform:
 
 
 class RandomViews(Dataset[Tensor]):
-    """Augmented images; item ``draw * len(paths) + i`` is draw number ``draw`` of image i.
+    """Augmented images; item ``draw * len(images) + i`` is draw number ``draw`` of image i.
 
     A draw depends on the seed, its number and the image only: not on the order of the items nor on
     the number of worker processes. The length is that of one draw.
     """
 
-    def __init__(self, paths: Sequence[Path], transform: Transform, seed: int) -> None:
-        self.paths, self.transform, self.seed = paths, transform, seed
+    def __init__(self, images: Images, transform: Transform, seed: int) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, item: int) -> Tensor:
-        draw, index = divmod(item, len(self.paths))
-        image = decode(self.paths[index])
+        draw, index = divmod(item, len(self.images))
+        image = self.images[index]
         seed = np.random.SeedSequence([self.seed, draw, index]).generate_state(1, np.uint64)[0]
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(int(seed))  # torchvision draws from the global one
@@ -73,3 +73,29 @@ class RandomViews(Dataset[Tensor]):
             return self.transform(image)
         finally:
             torch.set_rng_state(before)
+
+    def draw(self, number: int) -> "OneDraw":
+        """One draw of every image."""
+        return OneDraw(self, number)
+
+
+class OneDraw(Dataset[Tensor]):
+    """Draw number ``number`` of every image; see :class:`RandomViews`."""
+
+    def __init__(self, views: RandomViews, number: int) -> None:
+        self.views, self.number = views, number
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.views[self.number * len(self.views) + index]
+
+    def name(self, index: int) -> str:
+        """Path or number of an image."""
+        return self.views.images.name(index)
+
+    def key(self) -> list[str | int]:
+        """Of the images, the augmentation, the seed and the draw."""
+        views = self.views
+        return [views.images.stamp(), repr(views.transform), views.seed, self.number]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from siambench.config import EvaluationConfig
+from siambench.config import FeatureConfig
 from siambench.errors import UserError
 
 Layer = Literal["feature1", "feature2", "feature3", "feature4", "feature5", "avgpool"]
@@ -30,7 +30,7 @@ COSTS: dict[str, list[float]] = {
 
 
 @dataclass
-class SvmConfig(EvaluationConfig):
+class SvmConfig(FeatureConfig):
     """One linear SVM per class on the features of a frozen backbone (VOC 2007, multi-label).
 
     Args:
@@ -46,6 +46,7 @@ class SvmConfig(EvaluationConfig):
         transform: squash scales to a square; centercrop keeps the aspect ratio and cuts.
         resize: the shorter side is brought to this first; 0 leaves the step out (squash only).
         size: side in pixels of what the backbone sees.
+        storage: of cached features: as FAIR's scripts store them; float16 halves the space.
     """
 
     mode: Literal["full", "lowshot"] = "full"
@@ -58,6 +59,7 @@ class SvmConfig(EvaluationConfig):
     transform: Literal["squash", "centercrop"] = "squash"
     resize: int = 256
     size: int = 224
+    storage: Literal["float16", "float32"] = "float32"
 
     def __post_init__(self) -> None:
         if self.difficult_train is None:  # so that the record says which it was

@@ -1,7 +1,7 @@
 """``siambench svm``: the benchmark, and its result in a few lines."""
 
 from eval_lowshot.config import SvmConfig
-from eval_lowshot.features import feature_files
+from eval_lowshot.features import split_features
 from eval_lowshot.full import full
 from eval_lowshot.lowshot import lowshot
 from eval_lowshot.voc import VocClassification, open_data
@@ -14,9 +14,11 @@ def evaluate(
     backbone: Backbone, data: VocClassification, config: SvmConfig, job: Job
 ) -> list[Metric]:
     """Features of both splits, then the protocol of ``config.mode``."""
-    files = feature_files(backbone, data, config, job)
+    tables = split_features(backbone, data, config, job)
+    if job.world.rank:
+        return []  # the first process has all that is needed
     protocol = full if config.mode == "full" else lowshot
-    return protocol(files, data, config, job)
+    return protocol(tables, data, config, job)
 
 
 BENCHMARK = Benchmark(
@@ -26,6 +28,7 @@ BENCHMARK = Benchmark(
     open_data=open_data,
     evaluate=evaluate,
     seeded=lambda config: config.mode == "lowshot",  # full draws nothing
+    parallel=True,  # in extracting features
 )
 
 

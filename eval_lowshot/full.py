@@ -3,21 +3,22 @@
 import numpy as np
 
 from eval_lowshot.config import FOLDS, SvmConfig, cost_values
-from eval_lowshot.features import Files, unit_features
+from eval_lowshot.features import unit_features
 from eval_lowshot.svm import full_class
 from eval_lowshot.tasks import Key, Task, run_tasks
 from eval_lowshot.voc import TEST, TRAIN, VocClassification, training_labels
+from siambench.cache import Tables
 from siambench.device import cores
 from siambench.evaluation import Job
 from siambench.record import Metric
 
 
-def full(files: Files, data: VocClassification, config: SvmConfig, job: Job) -> list[Metric]:
+def full(tables: Tables, data: VocClassification, config: SvmConfig, job: Job) -> list[Metric]:
     """mAP and AP per class on test, for each layer."""
     costs = cost_values(config)
     metrics = []
     for layer in config.layers:
-        x, x_test = unit_features(files, TRAIN, layer), unit_features(files, TEST, layer)
+        x, x_test = unit_features(tables, TRAIN, layer), unit_features(tables, TEST, layer)
         tasks: dict[Key, Task] = {
             (layer, name): (
                 full_class,

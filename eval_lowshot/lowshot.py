@@ -8,10 +8,11 @@ from itertools import product
 import numpy as np
 
 from eval_lowshot.config import FOLDS, SvmConfig, cost_values
-from eval_lowshot.features import Files, unit_features
+from eval_lowshot.features import unit_features
 from eval_lowshot.svm import lowshot_class
 from eval_lowshot.tasks import Key, Result, Task, run_tasks
 from eval_lowshot.voc import TEST, TRAIN, VocClassification, training_labels
+from siambench.cache import Tables
 from siambench.device import cores
 from siambench.evaluation import Job
 from siambench.files import write_text
@@ -39,7 +40,7 @@ def draw_sample(
     return np.sort(np.concatenate(chosen))
 
 
-def lowshot(files: Files, data: VocClassification, config: SvmConfig, job: Job) -> list[Metric]:
+def lowshot(tables: Tables, data: VocClassification, config: SvmConfig, job: Job) -> list[Metric]:
     """mAP for each layer and k: mean, min, max, std over samples, and the honest mean."""
     targets = np.stack(
         [training_labels(c, str(config.difficult_train)) for c in data.train.labels.T]
@@ -54,7 +55,7 @@ def lowshot(files: Files, data: VocClassification, config: SvmConfig, job: Job) 
     costs = cost_values(config)
     metrics = []
     for layer in config.layers:
-        x, x_test = unit_features(files, TRAIN, layer), unit_features(files, TEST, layer)
+        x, x_test = unit_features(tables, TRAIN, layer), unit_features(tables, TEST, layer)
         tasks: dict[Key, Task] = {
             (layer, k, sample, data.classes[column]): (
                 lowshot_class,

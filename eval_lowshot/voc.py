@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval_lowshot.config import FOLDS, SvmConfig, check_config
-from siambench.data.voc import TEST, TRAIN, Split, VocClassification, read_voc_classification
+from siambench.data.voc import TEST, TRAIN, VocClassification, read_voc_classification
 from siambench.errors import UserError
 
-__all__ = ["TEST", "TRAIN", "Split", "VocClassification", "open_data", "training_labels"]
+__all__ = ["TEST", "TRAIN", "VocClassification", "open_data", "training_labels"]
 
 
 def open_data(config: SvmConfig) -> VocClassification:

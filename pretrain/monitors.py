@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.config import PretrainConfig
 from siambench.backbone import IMAGENET_MEAN, IMAGENET_STD
 from siambench.data.images import ImageList
+from siambench.data.pictures import FileImages
 from siambench.features import ImageFiles, center_crop_transform, extract
 from siambench.knn import knn_accuracy
 
@@ -62,8 +63,8 @@ class KnnMonitor:
         self.labels = []
         for images in (train, val):
             chosen = np.sort(rng.permutation(len(images))[: config.knn_images])
-            paths = [images.root / images.paths[i] for i in chosen]
-            files = ImageFiles(paths, transform)
+            paths = [images.paths[i] for i in chosen]
+            files = ImageFiles(FileImages(images.root, paths), transform)
             self.files.append(_Decoded(files, workers) if background else files)
             self.labels.append(np.array(images.labels)[chosen])
         self.at_work: dict[int, tuple[nn.Module, Future[float]]] = {}

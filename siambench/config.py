@@ -57,13 +57,11 @@ class FeatureConfig(EvaluationConfig):
             accuracies by a few hundredths of a point (docs/benchmarks.md).
         storage: of cached features: float16 halves the space (ImageNet's training split: 5.2 GB) and
             rounds each number to 11 bits.
-        download: let torchvision download the data set that `--data torchvision:NAME` names.
     """
 
     cache: str = ""
     precision: Literal["float32", "bf16"] = "float32"
     storage: Literal["float16", "float32"] = "float16"
-    download: bool = False
 
 
 # How a result is computed, not what it is.

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,6 +87,23 @@ class World:
         values = values.clone()
         dist.all_reduce(values)
         return values / self.size
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows of all processes, in the order of their ranks, in every process.
+
+        Args:
+            rows: (counts[rank], D) of this process.
+            counts: rows of each process; the same in all.
+
+        Returns:
+            (sum(counts), D).
+        """
+        if self.size == 1:
+            return rows
+        padded = nn.functional.pad(rows, (0, 0, 0, max(counts) - len(rows)))
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
     def parallel(self, model: nn.Module, *, static: bool = True) -> nn.Module:
         """``model`` with gradients averaged over the processes; itself if there is one process.

@@ -25,20 +25,20 @@ def pool_layer(stages: list[Tensor], layer: str) -> Tensor:
     ResNet-50 has the same size: floor(sqrt(9216 / channels)) = 12, 6, 4, 3, 2.
 
     Args:
-        stages: feature1 to feature5, each (N, C, H, W), as ``Backbone.stages`` gives them.
+        stages: feature1 to feature5, each (N, C, H, W) of any float type, as ``Backbone.stages`` gives them.
         layer: one of ``LAYERS``.
 
     Returns:
-        (N, D) with D at most 9,216 (or C, where C is larger).
+        Float32 (N, D) with D at most 9,216 (or C, where C is larger).
 
     Raises:
         UserError: ``layer`` is not one of ``LAYERS``.
     """
     if layer == "avgpool":
-        return stages[-1].mean(dim=(2, 3))
+        return stages[-1].float().mean(dim=(2, 3))
     if layer not in LAYERS:
         raise UserError(f"layer {layer!r} is unknown; use one of {', '.join(LAYERS)}")
-    maps = stages[LAYERS.index(layer)]
+    maps = stages[LAYERS.index(layer)].float()
     channels, side = maps.shape[1], min(maps.shape[2:])
     grid = max(1, math.isqrt(_MOST // channels))
     if maps.shape[2] == maps.shape[3] and side in _SPECIFIED:

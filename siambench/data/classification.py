@@ -13,7 +13,6 @@ from siambench.data.pictures import FileImages, Images, shared
 from siambench.data.text_lists import Lists, find_text_lists
 from siambench.data.torchvision_sets import ArrayList, open_torchvision
 from siambench.data.voc import TEST, TRAIN, read_voc_classification
-from siambench.data.voc import Split as VocSplit
 from siambench.errors import UserError
 from siambench.files import existing
 from siambench.progress import say
@@ -183,12 +182,9 @@ def _divided(root: Path, whole: ImageList) -> Classification:
 
 def _voc(root: Path, skip_bad: bool) -> Classification:
     voc = read_voc_classification(root, skip_bad)
-
-    def split(name: str, of: VocSplit) -> Split:
-        paths = [f"JPEGImages/{path.name}" for path in of.paths]
-        return Split(name, FileImages(of.paths[0].parent.parent, paths, of.facts), of.labels)
-
-    return Classification(voc.classes, split(TRAIN, voc.train), split(TEST, voc.test), voc.info)
+    train = Split(TRAIN, voc.train.images, voc.train.labels)
+    test = Split(TEST, voc.test.images, voc.test.labels)
+    return Classification(voc.classes, train, test, voc.info)
 
 
 def _torchvision(data: str, skip_bad: bool, download: bool) -> Classification:

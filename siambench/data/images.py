@@ -262,7 +262,9 @@ class ImageList:
             sizes = self.facts.size.tolist()
         else:
             sizes = [self.root.joinpath(p).stat().st_size for p in self.paths]
-        return digest_of([list(row) for row in zip(self.paths, sizes, self.labels, strict=True)])
+        # names that are no UTF-8 have no JSON
+        names = (os.fsencode(path).decode(errors="backslashreplace") for path in self.paths)
+        return digest_of([list(row) for row in zip(names, sizes, self.labels, strict=True)])
 
 
 def read_image_folder(

@@ -95,20 +95,21 @@ class FileImages:
 
     def stamp(self) -> str:
         """SHA-256 (hex) over every file's relative path, size and modification time, in order."""
-        facts = self._known()
+        facts = self.facts()
         parts = (self._names, facts.size.tobytes(), facts.mtime.tobytes())
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def marks(self) -> np.ndarray:
         """A number per file that equal files share, uint64 (n,)."""
-        return self._known().mark
+        return self.facts().mark
 
     def digests(self, indices: Sequence[int]) -> list[str]:
         """SHA-256 of the files with these numbers."""
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(lambda index: sha256_file(self.path(index)), indices))
 
-    def _known(self) -> FileFacts:
+    def facts(self) -> FileFacts:
+        """Size, time and mark of every file, found once."""
         if self._facts is None:
             paths = [self.path(index) for index in range(len(self))]
             self._facts = examine_images(paths, skip_bad=False)[1]

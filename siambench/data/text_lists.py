@@ -83,7 +83,11 @@ def check_inside(name: object, where: str) -> None:
     Raises:
         UserError: it does; the line begins with ``where``.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
+    try:
+        usable = isinstance(name, str) and bool(os.fsencode(name)) and "\0" not in name
+    except UnicodeEncodeError:
+        usable = False
+    if not isinstance(name, str) or not usable:
         raise UserError(f"{where}: {name!r} is not a path")
     if name[0] == "/" or (".." in name and ".." in name.split("/")):
         raise UserError(
@@ -96,7 +100,7 @@ def _named(root: Path, lists: Lists) -> Lists:
     train, other = lists.values()
     path = root / "classes.txt"
     if path.is_file():
-        classes = path.read_text(encoding="utf-8").split("\n")
+        classes = path.read_text(encoding="utf-8", errors="replace").split("\n")
         classes = [name.strip() for name in classes if name.strip()]
         for split, images in lists.items():
             if max(images.labels) >= len(classes):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from siambench.data.images import FileFacts, dataset_name, examine_images
+from siambench.data.images import dataset_name, examine_images
+from siambench.data.pictures import FileImages
 from siambench.errors import UserError
 from siambench.files import digest_of, existing
 from siambench.record import DatasetInfo
@@ -67,14 +68,17 @@ class Split:
     """Images of one split.
 
     Attributes:
-        paths: one per image, in the order of the split's list.
+        images: the checked pictures, in the order of the split's list.
         labels: (images, classes) int8 as in VOC's files: 1 present, 0 only as difficult, -1 absent.
-        facts: what the check of the files found.
     """
 
-    paths: list[Path]
+    images: FileImages
     labels: np.ndarray
-    facts: FileFacts
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return [Path(self.images.path(index)) for index in range(len(self.images))]
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def read_voc_classification(devkit: str | Path, skip_bad: bool) -> VocClassifica
                 f"class {name} has no {lacking} image in {TEST}, so it has no average precision; "
                 f"remove its ImageSets/Main/{name}_*.txt files or use a larger test split"
             )
-    used = {name: len(split.paths) for name, split in splits.items()}
+    used = {name: len(split.images) for name, split in splits.items()}
     skipped = sum(len(labels) for labels in listed.values()) - sum(used.values())
     info = DatasetInfo(
         name=dataset_name(folder, used),
@@ -158,13 +162,13 @@ def _read_labels(path: Path, ids: Sequence[str]) -> list[int]:
 
 def _read_split(folder: Path, labels: dict[str, list[int]], skip_bad: bool) -> Split:
     """The split's readable images."""
-    paths = [folder / "JPEGImages" / f"{image}.jpg" for image in labels]
-    good, facts = examine_images(paths, skip_bad)
+    paths = [f"JPEGImages/{image}.jpg" for image in labels]
+    good, facts = examine_images([folder / path for path in paths], skip_bad)
     kept = np.flatnonzero(good)
-    rows = np.array(list(labels.values()), dtype=np.int8)
-    return Split([paths[i] for i in kept.tolist()], rows[kept], facts[kept])
+    images = FileImages(folder, [paths[i] for i in kept.tolist()], facts[kept])
+    return Split(images, np.array(list(labels.values()), dtype=np.int8)[kept])
 
 
 def _rows(split: Split) -> list[list[object]]:
-    columns = (split.paths, split.facts.size.tolist(), split.labels.tolist())
+    columns = (split.paths, split.images.facts().size.tolist(), split.labels.tolist())
     return [[path.name, size, labels] for path, size, labels in zip(*columns, strict=True)]

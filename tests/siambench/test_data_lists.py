@@ -1,6 +1,7 @@
 """Data sets whose splits are lists: text files, Places205's, iNaturalist's JSON."""
 
 import json
+import os
 
 import pytest
 from test_classification_data import folders, listed, text_lists, write
@@ -20,6 +21,18 @@ def test_text_lists_with_blanks_in_paths(tmp_path):
     assert found.test.name == "val"
     assert found.classes == ["cat", "dog"]
     assert found.info.counts == {"train": 4, "val": 1, "classes": 2, "skipped": 0}
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    name = os.fsdecode(b"\xff 1.jpg")
+    root = text_lists(tmp_path, TRAIN, ["a.jpg 1"])
+    write(root / name)
+    (root / "val.txt").write_bytes(b"\xff 1.jpg 1\n")
+    found = open_classification(str(root))
+    assert listed(found.test) == [(name, 1)]
+    (root / name).rename(root / "b.jpg")
+    (root / "val.txt").write_text("b.jpg 1\n")
+    assert open_classification(str(root)).info.fingerprint != found.info.fingerprint
 
 
 def test_class_names_from_a_file_or_else_the_numbers(tmp_path):
@@ -141,6 +154,7 @@ def change(root, split, key, index, **fields):
         ("annotations", {"image_id": []}, "is not a list of images, annotations and categories"),
         ("images", {"file_name": "../a.jpg"}, "image 10: ../a.jpg is outside the data folder"),
         ("images", {"file_name": 3}, "image 10: 3 is not a path"),
+        ("images", {"file_name": "\ud800.jpg"}, "image 10: .* is not a path"),
         ("images", {"file_name": f"{PLACE}/3/a.jpg"}, "a.jpg is listed twice"),
         ("images", {"id": 12}, "image 12 .* has no annotation"),
         ("categories", {"id": 3}, "category id 3 is not an integer, or there twice"),

@@ -12,7 +12,7 @@ from siambench.errors import UserError, printable
 _PLACES_LISTS = ("", "trainvalsplit_places205")
 _PLACES_IMAGES = ("images256", "data/vision/torralba/deeplearning/images256", "")
 
-Lists = dict[str, ImageList]  # train and another split, by name; not yet checked
+Lists = dict[str, ImageList]  # train and another split, by name
 
 
 def find_text_lists(root: Path) -> Lists | None:

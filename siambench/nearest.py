@@ -40,8 +40,7 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of ``train`` most similar (cosine) to each query, most similar first.
 
-    Among equally similar rows (duplicates, also of another length) the lowest row number comes first,
-    whatever the search. Only where more than ``SPARE`` rows beyond the k-th are as similar as it is,
+    Among equally similar rows (duplicates) the lowest row number comes first, whatever the search. Only where more than ``SPARE`` rows beyond the k-th are as similar as it is,
     which of them are among the k is left to the search. A row of zeros has similarity 0.
 
     Args:

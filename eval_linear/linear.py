@@ -3,33 +3,22 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from eval_linear.checks import problems
 from eval_linear.config import LinearConfig
-from eval_linear.multilabel import Precisions, Ranking
 from eval_linear.probe import Probe, save_heads, train
-from eval_linear.results import (
-    as_metrics,
-    class_metrics,
-    keep_answers,
-    map_interval_metrics,
-    top1_interval,
-)
-from eval_linear.roads import Batches, Cached, Online
-from eval_linear.scores import Scores, Tally, hold_out
+from eval_linear.results import keep_answers, layer_metrics, lines_of, sweep_metrics
+from eval_linear.roads import Cached, Online
+from eval_linear.scores import hold_out, score
 from siambench.backbone import Backbone, weights_digest
-from siambench.data.classification import Classification, Split, open_classification
+from siambench.data.classification import Classification, open_classification
 from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.features import LayerFeatures
 from siambench.pooling import LAYERS
 from siambench.record import Metric, Record
-
-_BATCH = 1024  # test images scored at once
 
 
 def open_data(config: LinearConfig) -> Classification:
@@ -83,7 +72,7 @@ def evaluate(
     several, layers = len(settings) > 1, len(probe.layers)
     chosen, choosing = [0] * layers, []
     if several:
-        choosing = score(probe, road, "train", labels, np.flatnonzero(held_out), [None] * layers)
+        choosing = score(probe, road, "train", labels, np.flatnonzero(held_out))
         chosen = [int(found.choice[len(settings) :].argmax()) for found in choosing]
     for heads, head in zip(probe.heads, chosen, strict=True):
         if not all(tensor.isfinite().all() for tensor in heads.plain(head)):
@@ -98,87 +87,14 @@ def evaluate(
     _save(backbone, data, config, job, probe, chosen)
     metrics = []
     for layer, found, head in zip(probe.layers, tested, chosen, strict=True):
-        metrics += _metrics(found, head, data.test, data.classes, {"layer": layer}, job.seed)
+        metrics += layer_metrics(found, head, data.test, data.classes, {"layer": layer}, job.seed)
     for layer, twins, found in zip(probe.layers, choosing, tested, strict=False):
-        metrics += _sweep(layer, settings, data, twins, found)
+        metrics += sweep_metrics(layer, settings, data, twins, found)
     main = max(range(layers), key=lambda i: LAYERS.index(probe.layers[i]))
     predicted = None if data.multilabel else tested[main].predicted  # type: ignore[union-attr]
     names = map(data.test.images.name, every.tolist())
     answers = (data.classes, data.test.labels, predicted, tested[main].probability)
     keep_answers(job.folder, names, *answers)
-    return metrics
-
-
-def score(
-    probe: Probe,
-    road: Online | Cached,
-    split: str,
-    labels: np.ndarray,
-    index: np.ndarray,
-    keep: Sequence[int | None],
-) -> list[Scores | Precisions]:
-    """Score all heads on the centre crops of the images ``index`` of a split; one entry per layer.
-
-    Args:
-        probe, road: the heads and where features come from.
-        split: ``"train"`` or ``"test"``.
-        labels: of the whole split.
-        index: image numbers.
-        keep: per layer the head whose answers are kept image by image.
-    """
-    batches: Batches = np.array_split(index, -(-len(index) // _BATCH))
-    tallies = [(Tally if labels.ndim == 1 else Ranking)(head) for head in keep]
-    for batch, features in zip(batches, road.center(split, batches), strict=True):
-        y = torch.from_numpy(labels[batch]).to(features.device)
-        for tally, heads, rows in zip(tallies, probe.heads, probe.split(features), strict=True):
-            tally.add(heads.logits(rows), y)
-    return [tally.scores() for tally in tallies]
-
-
-def _metrics(
-    found: Scores | Precisions,
-    head: int,
-    test: Split,
-    classes: Sequence[str],
-    params: dict[str, Any],
-    seed: int,
-) -> list[Metric]:
-    """The metrics of one layer whose setting number ``head`` was chosen."""
-    if isinstance(found, Precisions):
-        values = {"mAP": float(found.mean[head])}
-        values |= map_interval_metrics(test.labels, found.probability, seed)
-        name = "AP_class"
-    else:
-        values = {
-            "top1": float(found.top1[head]),
-            **top1_interval(int(found.right[head]), len(test.labels), seed),
-            "top5": float(found.top5[head]),
-            "top1_mean_class": float(found.mean_class[head]),
-        }
-        name = "top1_class"
-    return [
-        *as_metrics(values, test.name, params),
-        *class_metrics(name, found.per_class[head], classes, test.name, params),
-    ]
-
-
-def _sweep(
-    layer: str,
-    settings: list[tuple[float, float]],
-    data: Classification,
-    twins: Scores | Precisions,
-    tested: Scores | Precisions,
-) -> list[Metric]:
-    """What every setting scored where the choice was made and on the test split."""
-    name = "mAP" if data.multilabel else "top1"
-    held, of_test = twins.choice[len(settings) :], tested.choice[: len(settings)]
-    metrics = as_metrics(
-        {f"{name}_test_chosen": float(of_test.max())}, data.test.name, {"layer": layer}
-    )
-    for number, (rate, decay) in enumerate(settings):
-        params = {"layer": layer, "base_lr": rate, "weight_decay": decay}
-        metrics += as_metrics({f"{name}_holdout": float(held[number])}, data.train.name, params)
-        metrics += as_metrics({f"{name}_sweep": float(of_test[number])}, data.test.name, params)
     return metrics
 
 
@@ -217,38 +133,7 @@ def run(config: LinearConfig) -> list[Record]:
         name = record.backbone["name"]
         road = "" if config.road == "online" else "  (short road: cached features)"
         print(f"{record.benchmark}  {name}  {record.dataset.name}  seed {record.seed}{road}")
-        for line in _table(record, config):
+        for line in lines_of(record, config):
             print(line)
         print(f"head      {Path(config.out) / 'jobs' / record.stem / 'head.safetensors'}")
     return records
-
-
-def _table(record: Record, config: LinearConfig) -> list[str]:
-    """A line per layer: the score, its 95 % interval, what was chosen and how."""
-    kind = "mAP" if any(m.name == "mAP" for m in record.metrics) else "top1"
-    headers = [kind.replace("top1", "top-1"), "95 % interval"]
-    headers += [] if kind == "mAP" else ["top-5", "class mean"]
-    sweep = len(config.settings) > 1
-    headers += ["base_lr", "decay", "held out", "best on test"] if sweep else []
-    lines = [f"{'layer':<10}" + "".join(f"{header:>15}" for header in headers)]
-    for layer in config.layers:
-
-        def value(name: str, layer: str = layer, **params: Any) -> float:
-            return record.metric(name, layer=layer, **params)
-
-        cells = [
-            f"{value(kind):.2f}",
-            f"{value(f'{kind}_ci_low'):.2f} to {value(f'{kind}_ci_high'):.2f}",
-        ]
-        if kind == "top1":
-            cells += [f"{value('top5'):.2f}", f"{value('top1_mean_class'):.2f}"]
-        if sweep:
-            held = [
-                value(f"{kind}_holdout", base_lr=rate, weight_decay=decay)
-                for rate, decay in config.settings
-            ]
-            rate, decay = config.settings[int(np.argmax(held))]
-            cells += [f"{rate:g}", f"{decay:g}", f"{max(held):.2f}"]
-            cells += [f"{value(f'{kind}_test_chosen'):.2f}"]
-        lines.append(f"{layer:<10}" + "".join(f"{cell:>15}" for cell in cells))
-    return lines

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from eval_linear.config import LinearConfig
-from siambench.data.classification import Images
+from siambench.data.pictures import Images
 from siambench.features import Transform
 
 # Principal components of ImageNet's RGB values in [0, 1] (Krizhevsky et al. 2012; these digits are

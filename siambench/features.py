@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from siambench.backbone import Backbone
-from siambench.data.classification import Images
+from siambench.data.pictures import Images
 from siambench.pooling import LAYERS, pool_layer
 from siambench.progress import bar
 

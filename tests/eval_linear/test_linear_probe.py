@@ -153,7 +153,7 @@ def test_choice_does_not_see_the_held_out_images(config, monkeypatch):
     spoilt = replace(data.train, labels=np.where(held, (labels + 5) % 10, labels))
     choosing = {}
 
-    def spy(probe, road, split, labels, index, keep):
+    def spy(probe, road, split, labels, index):
         choosing.update(heads=probe.heads[0], index=index)
         raise KeyboardInterrupt
 

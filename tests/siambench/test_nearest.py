@@ -212,6 +212,22 @@ def test_what_the_shortlist_is_sure_of_is_so(kind, seed):
     assert not missed[sure].any()
 
 
+def test_the_shortlist_knows_how_far_products_round():
+    """In many dimensions factors' errors cancel, while similarities of 0.9 round by up to 0.002."""
+    rng = np.random.default_rng(23)
+    one = rng.normal(size=4096)
+    train = rng.normal(size=(800, 4096)) * rng.normal(0.4, 0.01, (800, 1)) + one
+    train = np.concatenate([train, -train]).astype(np.float32)  # so that the mean takes nothing off
+    queries = (rng.normal(size=(60, 4096)) * rng.uniform(0.01, 0.4, (60, 1)) + one).astype(
+        np.float32
+    )
+    (_, unit) = next(unit_blocks(queries, CPU))
+    _, index, sure = siambench.shortlist.search(train, unit, 10, 18)
+    for i in np.flatnonzero(sure):
+        assert set(brute_force(train, queries[i : i + 1], 10)[1][0]) <= set(index[i])
+    assert sure.mean() < 0.5
+
+
 def test_the_tolerance_holds():
     """float32 products err by less than half of it, so that two differ by less than it."""
     (_, train), (_, queries) = (next(unit_blocks(features(*a), CPU)) for a in [(600,), (200, 1)])

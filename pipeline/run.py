@@ -154,13 +154,13 @@ def benchmark_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> 
         if verb not in EVALUATIONS:
             raise UserError(f"{where}: verb {verb!r} is not one of {', '.join(EVALUATIONS)}")
         settings.setdefault("trials", plan.trials)
-        folder = data / settings.pop("data", ".")
+        place = dataset_at(data, settings.pop("data", "."))
         for name in plan.backbones:
             evaluation = make_config(
                 VERBS[verb],
                 {
                     **settings,
-                    "data": str(folder),
+                    "data": place,
                     "backbone": str(backbone_path(plan, root, name)),
                     "out": str(root),
                     "device": config.device,
@@ -174,3 +174,16 @@ def benchmark_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> 
                 title += f" (benchmarks[{number}])"
             jobs.append(Job(title, needs, lambda v=VERBS[verb], c=evaluation: v(c)))
     return jobs
+
+
+def dataset_at(folder: Path, name: str) -> str:
+    """The data set ``name`` of a run file in the data folder: a path, or ``torchvision:NAME[:FOLDER]``.
+
+    Example:
+        >>> dataset_at(Path("/data"), "imagenet"), dataset_at(Path("/data"), "torchvision:CIFAR10:cifar")
+        ('/data/imagenet', 'torchvision:CIFAR10:/data/cifar')
+    """
+    kind, *rest = name.split(":", 2)
+    if kind != "torchvision" or not rest:
+        return str(folder / name)
+    return ":".join([kind, rest[0], str(folder.joinpath(*rest[1:]))])

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from pipeline.cli import main
-from pipeline.run import Job, do_jobs
+from pipeline.run import Job, dataset_at, do_jobs
 from pipeline.verbs import VERBS
 from siambench.config import make_config, parse_args
 from siambench.errors import UserError
@@ -158,3 +158,11 @@ def test_what_needs_a_failed_job_is_not_tried_and_the_rest_is():
     assert list(failed) == ["pretrain a"]
     assert untried == 2
     assert done == ["convert b", "knn b"]
+
+
+def test_data_sets_of_a_run_file_lie_in_its_data_folder():
+    folder = Path("/data")
+    assert dataset_at(folder, "imagenet") == "/data/imagenet"
+    assert dataset_at(folder, "/other/place") == "/other/place"
+    assert dataset_at(folder, "torchvision:CIFAR10") == "torchvision:CIFAR10:/data"
+    assert dataset_at(folder, "torchvision:CIFAR10:cifar") == "torchvision:CIFAR10:/data/cifar"

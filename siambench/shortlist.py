@@ -43,10 +43,11 @@ def search(
         that was left out can be among the first ``need`` (M,), bool.
     """
     length = min(len(train), count + max(32, need // 8))
-    sample = train[np.linspace(0, len(train) - 1, min(_SAMPLE, len(train))).astype(int)]
-    mean = next(unit_blocks(sample, CPU))[1].mean(0)
+    mean = _centre(train)
     centred = query - mean
-    low, heaps = centred.bfloat16(), Heaps(len(query), length)
+    size, offset, low = _norm4(centred), centred @ mean, centred.bfloat16()
+    del centred
+    heaps = Heaps(len(query), length)
     largest, lowest, highest = 0.0, torch.inf, -torch.inf  # of |x'|₄, and of m·x
     for row, block in unit_blocks(train, CPU):
         level = block @ mean
@@ -63,14 +64,20 @@ def search(
     listed, index = heaps.sorted()
     last = torch.from_numpy(listed[:, -1])
     left_out = (last + (last - lowest).clamp_min(0) * 2**-8.9).clamp_min(highest)
-    factors = _Z * 2**-8.5 * largest * _norm4(centred) + 2**-16  # |q'| and |x'| are at most 2
-    beaten = left_out + centred @ mean + factors + 2 * tolerance(train.shape[1])
+    factors = _Z * 2**-8.5 * largest * size + 2**-16  # |q'| and |x'| are at most 2
+    beaten = left_out + offset + factors + 2 * tolerance(train.shape[1])
     similarity = _rescored(train, query.numpy(), index)
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
     similarity = np.take_along_axis(similarity, order, 1)
     index = np.take_along_axis(index, order, 1)
     certain = (similarity[:, need - 1] > beaten.numpy()) | (length == len(train))
     return similarity, index, certain
+
+
+def _centre(train: Rows) -> Tensor:
+    """The mean (D,) of some of the rows at length 1."""
+    sample = train[np.linspace(0, len(train) - 1, min(_SAMPLE, len(train))).astype(int)]
+    return next(unit_blocks(sample, CPU))[1].mean(0)
 
 
 def _norm4(rows: Tensor) -> Tensor:

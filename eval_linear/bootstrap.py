@@ -31,7 +31,9 @@ def map_interval(
     """Interval, in %, of the mean average precision over images drawn with replacement.
 
     A draw is scored as ``eval_linear.multilabel.average_precisions`` would score its images, each
-    counted as often as it was drawn, and over the classes that it has a present image of.
+    counted as often as it was drawn, and over the classes that it has a present image of. An image
+    drawn twice is as good as found twice, which lifts every draw's precision; so the draws are moved
+    to have the test split's own mAP as their mean.
 
     Args:
         labels: (n, C) of 1 present, 0 left out, -1 absent; at least one 1.
@@ -46,8 +48,11 @@ def map_interval(
         precisions = np.array([ranked.average_precision(weight) for ranked in classes])
         some = ~np.isnan(precisions).all(0)
         found.append(np.nanmean(precisions[:, some], axis=0))
-    low, high = 100 * np.percentile(np.concatenate(found), _ENDS)
-    return float(low), float(high)
+    draws_of = np.concatenate(found)
+    once = np.ones((1, len(labels)), np.int64)
+    score = np.mean([ranked.average_precision(once)[0] for ranked in classes])
+    low, high = 100 * (np.percentile(draws_of, _ENDS) - draws_of.mean() + score)
+    return float(max(low, 0.0)), float(min(high, 100.0))
 
 
 def _drawn(rng: np.random.Generator, count: int, draws: int) -> Iterator[np.ndarray]:

@@ -11,10 +11,12 @@ from siambench.backbone import Backbone
 from siambench.cache import cached_features
 from siambench.cli import run_verb
 from siambench.data.classification import Classification, open_classification
+from siambench.device import pick_device
 from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.features import ImageFiles, LayerFeatures, center_crop_transform
 from siambench.knn import knn_predictions
+from siambench.nearest import check_search
 from siambench.record import Metric, Record
 
 
@@ -23,8 +25,8 @@ def open_data(config: KnnConfig) -> Classification:
 
     Raises:
         UserError: a k below 1 or above the number of neighbours there are, a temperature that is not
-            positive, a crop larger than the image, images with several labels, or as
-            :func:`open_classification`.
+            positive, a crop larger than the image, a search that the device cannot do, images with
+            several labels, or as :func:`open_classification`.
     """
     if not 1 <= config.crop <= config.resize:
         raise UserError("knn: crop must be at least 1 and at most resize")
@@ -32,6 +34,7 @@ def open_data(config: KnnConfig) -> Classification:
         raise UserError("knn: name at least one temperature, all positive, e.g. 0.07")
     if len(set(config.temperature)) < len(config.temperature) or len(set(config.k)) < len(config.k):
         raise UserError("knn: name each k and each temperature once")
+    check_search(config.search, pick_device(config.device))
     data = open_classification(
         config.data, skip_bad=config.skip_bad, download=config.download, flat="same"
     )

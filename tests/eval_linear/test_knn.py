@@ -59,5 +59,5 @@ def test_verb_records_and_prints_the_grid(scenes, backbone_file, tmp_path, capsy
 
 def test_verb_refuses_more_neighbours_than_images(scenes, backbone_file, tmp_path, capsys):
     assert run(scenes, backbone_file, tmp_path, "--k=[101]") == 2
-    assert "100 images" in capsys.readouterr().err
+    assert "100 possible neighbours" in capsys.readouterr().err
     assert not (tmp_path / "records").exists()

@@ -1,57 +1,12 @@
 """The tables of each benchmark, laid out as the source papers lay theirs out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from reports.classification import knn, linear
 from reports.stats import Cells, Metrics, Row, mean_over
-
-MOST_CURVES = 14  # curves in one plot that a reader can still follow
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric: its header, our cells, and its name among the published numbers (or ``""``)."""
-
-    header: str
-    cells: Cells
-    published: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of one section.
-
-    Attributes:
-        caption: the line above it.
-        columns: one per metric, left to right.
-        decimals: as the source prints; None for four significant digits.
-        layers: best layer per backbone, where the table has such a column.
-        bold: whether entries within 0.5 of a column's best are bold.
-        folded: shown only when unfolded.
-    """
-
-    caption: str
-    columns: list[Column]
-    decimals: int | None = 1
-    layers: dict[Row, str] = field(default_factory=dict)
-    bold: bool = True
-    folded: bool = False
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What is shown of a section.
-
-    Attributes:
-        tables: in order.
-        headline: the columns that stand for the section in the first table of the report.
-        shots: for the low-shot curves: ``mAP``, ``mAP_min``, ``mAP_max`` to k to cells.
-    """
-
-    tables: list[Table]
-    headline: list[Column]
-    shots: dict[str, dict[int, Cells]] = field(default_factory=dict)
+from reports.tables import Column, Layout, Table
 
 
 def layout(verb: str, metrics: Metrics) -> Layout:
@@ -65,38 +20,6 @@ def layout(verb: str, metrics: Metrics) -> Layout:
         made.tables.append(Table(caption, columns, decimals, bold=False, folded=True))
     tables = [table for table in made.tables if any(c.cells for c in table.columns)]
     return replace(made, tables=tables)
-
-
-def _linear(metrics: Metrics) -> Layout:
-    """mmselfsup's feature1 ... feature5 table, or Table 4 of the SimSiam paper for avgpool alone."""
-    layers = sorted(metrics.distinct("top1", "layer"), key=lambda x: (x == "avgpool", x))
-    top1 = {layer: metrics.take("top1", layer=layer) for layer in layers}
-    top5 = {layer: metrics.take("top5", layer=layer) for layer in layers}
-    headline = [Column(f"top-1 ({x})", top1[x]) for x in layers[-1:]]
-    if len(layers) == 1:
-        (layer,) = layers
-        columns = [Column("top-1", top1[layer], "top1"), Column("top-5", top5[layer])]
-        columns = [c for c in columns if c.cells]
-        return Layout([Table(f"Linear classification on {layer}, %", columns)], headline)
-    columns = [Column(x, top1[x], f"top1_{x}") for x in layers]
-    others = [Column(x, top5[x]) for x in layers if top5[x]]
-    caption = "Linear classification on each stage's output, top-{} %"
-    tables = [Table(caption.format(1), columns, 2), Table(caption.format(5), others, 2)]
-    return Layout(tables, headline)
-
-
-def _knn(metrics: Metrics) -> Layout:
-    """k across, a table per temperature."""
-    temperatures = sorted(metrics.distinct("top1", "T"))
-    ks = sorted(metrics.distinct("top1", "k"))
-    grid = {(k, t): metrics.take("top1", k=k, T=t) for t in temperatures for k in ks}
-    grid = {at: cells for at, cells in grid.items() if cells}
-    tables = []
-    for t in temperatures:
-        columns = [Column(f"k={k}", grid[k, t], f"top1_k{k}_T{t:g}") for k in ks if (k, t) in grid]
-        tables.append(Table(f"Weighted kNN with T = {t:g}, top-1 %", columns))
-    shown = [(20, 0.07)] if (20, 0.07) in grid else list(grid)[:1]
-    return Layout(tables, [Column(f"top-1 (k={k}, T={t:g})", grid[k, t]) for k, t in shown])
 
 
 def _svm(metrics: Metrics) -> Layout:
@@ -205,8 +128,8 @@ def _other(metrics: Metrics) -> Layout:
 
 
 LAYOUTS: dict[str, Callable[[Metrics], Layout]] = {
-    "linear": _linear,
-    "knn": _knn,
+    "linear": linear,
+    "knn": knn,
     "svm": _svm,
     "detect": _detect,
     "segment": _segment,

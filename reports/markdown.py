@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from reports.collect import Entry
-from reports.layouts import Column, Table
 from reports.published import PublishedRow
 from reports.rows import Backbone
 from reports.stats import Cell, best_rows
+from reports.tables import Column, Table
 
 MISSING = "–"
 
@@ -72,6 +72,15 @@ def cell_text(cell: Cell | None, decimals: int | None, links: Links, bold: bool 
     return f"{mark}{mean} ± {cell.std:{form}}{mark} <sup>{trials}</sup>"
 
 
+def interval_text(low: Cell | None, high: Cell | None, decimals: int | None, links: Links) -> str:
+    """``44.1–46.5``: means over trials; linked where there is one record, as its number is."""
+    if low is None or high is None:
+        return MISSING
+    form = ".4g" if decimals is None else f".{decimals}f"
+    text = f"{low.mean:{form}}–{high.mean:{form}}"
+    return links.to(text, low.entries[0]) if len(low.values) == 1 else text
+
+
 def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """A padded pipe table, the first ``left`` columns aligned left and the others right."""
     widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
@@ -109,14 +118,16 @@ def metric_table(
     if not rows:
         columns = [c for c in table.columns if any(c.published in p.values for p in shown)]
         table = replace(table, columns=columns)
-    best = [best_rows(c.cells) if table.bold else set() for c in table.columns]
+    best = [best_rows(c.cells) if table.bold and not c.upper else set() for c in table.columns]
     header = ["backbone", "epochs", *(["best layer"] if table.layers else [])]
     lines = []
     for b in rows:
         if not any(b.row in c.cells for c in table.columns):
             continue
         cells = [
-            cell_text(c.cells.get(b.row), table.decimals, links, b.row in bold)
+            interval_text(c.cells.get(b.row), c.upper.get(b.row), table.decimals, links)
+            if c.upper
+            else cell_text(c.cells.get(b.row), table.decimals, links, b.row in bold)
             for c, bold in zip(table.columns, best, strict=True)
         ]
         layer = [table.layers.get(b.row, MISSING)] if table.layers else []

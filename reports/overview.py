@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from reports.layouts import Column, Layout
 from reports.markdown import MISSING, Links, cell_text, escape, pipe_table
 from reports.rows import Backbone
 from reports.sections import Section
 from reports.stats import Row, best_rows, ranks
+from reports.tables import Column, Layout
 
 
 def overview(
@@ -16,7 +16,7 @@ def overview(
 ) -> list[str]:
     """Headline metrics of all sections as columns, backbones as rows, and the mean rank."""
     columns = [
-        (f"[{escape(name)}](#{section.anchor})<br>{escape(column.header)}", column)
+        (f"[{escape(name)}](#{section.anchor})<br>{escape(column.header)}{_road(section)}", column)
         for (section, layout), names in zip(sections, _names([s for s, _ in sections]), strict=True)
         for column, name in zip(layout.headline, names[: len(layout.headline)], strict=False)
     ]
@@ -32,6 +32,10 @@ def overview(
         rows.append([*who, *cells, _rank_text(mean_ranks.get(b.row), mean_ranks)])
     header = ["backbone", "method", "epochs", *(text for text, _ in columns), "mean rank"]
     return [*_answer(backbones, mean_ranks), *pipe_table(header, rows, left=2), ""]
+
+
+def _road(section: Section) -> str:
+    return "<br>short road" if section.short_road else ""
 
 
 def _names(sections: list[Section]) -> list[list[str]]:

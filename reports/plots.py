@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-from reports.layouts import MOST_CURVES
 from reports.rows import Backbone
 from reports.stats import Cells, Row
+from reports.tables import MOST_CURVES
 from siambench.files import atomic_path
 
 # Okabe & Ito 2008: told apart by readers of every colour vision; then again with other dashes

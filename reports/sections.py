@@ -49,6 +49,11 @@ class Group:
         """Its digest."""
         return self.entries[0].record.protocol_hash
 
+    @property
+    def short_road(self) -> bool:
+        """Whether a linear probe was trained on cached features: a protocol of its own."""
+        return self.verb == "linear" and self.protocol.get("road") == "cached"
+
     def has(self, param: str) -> bool:
         """Whether a metric of the records has this parameter."""
         return any(param in m.params for m in self.entries[0].record.metrics)
@@ -81,6 +86,11 @@ class Section:
         """The command that made the records."""
         return self.groups[0].verb
 
+    @property
+    def short_road(self) -> bool:
+        """As :attr:`Group.short_road`."""
+        return self.groups[0].short_road
+
 
 def sections_of(entries: list[Entry]) -> list[Section]:
     """Group records into sections, in the order of the source papers' benchmarks, then by name."""
@@ -103,7 +113,8 @@ def _groups(entries: list[Entry]) -> list[Group]:
         r = entry.record
         place = (_place(r.verb, TITLES), _place(published_name(r.benchmark), DATASETS), r.benchmark)
         data = (r.dataset.name, r.dataset.fingerprint)
-        found.setdefault((*place, *data, r.protocol_hash, r.engine), []).append(entry)
+        road = r.protocol.get("road") == "cached"  # after the papers'
+        found.setdefault((*place, road, *data, r.protocol_hash, r.engine), []).append(entry)
     order = [found[key] for key in sorted(found)]
     return [Group(sorted(e, key=lambda x: (x.record.seed, x.record.trial))) for e in order]
 
@@ -132,7 +143,7 @@ def _kin(group: Group, parts: list[Group]) -> bool:
 
 
 def _title(parts: list[Group]) -> str:
-    kind = TITLES.get(parts[0].verb, parts[0].verb)
+    kind = TITLES.get(parts[0].verb, parts[0].verb) + ", short road" * parts[0].short_road
     names = " and ".join(dict.fromkeys(code(g.benchmark) for g in parts))
     return f"{kind}: {names} on {escape(parts[0].dataset.name)}"
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,11 +63,13 @@ def row_of(entry: Entry) -> Row:
 class Metrics:
     """The metrics of records that may stand in one table, by name and params.
 
-    Metrics of single classes and of single low-shot samples are left to the records. What
-    :meth:`take` has handed out is no longer in :meth:`rest`, so that no number goes unreported.
+    Metrics of single classes are handed out by :meth:`of_classes` alone, those of single low-shot
+    samples are left to the records. What of the others has been handed out is no longer in
+    :meth:`rest`, so that no number goes unreported.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
         found: dict[Key, dict[Row, list[tuple[float, Entry]]]] = {}
         self.units: dict[Key, str] = {}
         for entry in entries:
@@ -78,20 +80,62 @@ class Metrics:
                 key = Key(metric.name, metric.split, _items(metric.params))
                 found.setdefault(key, {}).setdefault(row, []).append((metric.value, entry))
                 self.units[key] = metric.unit
-        self._cells = {
-            key: {row: Cell(*zip(*pairs, strict=True)) for row, pairs in rows.items()}
-            for key, rows in found.items()
-        }
+        self._cells = {key: _cells(rows) for key, rows in found.items()}
         self._taken: set[Key] = set()
 
     def take(self, name: str, **params: Any) -> Cells:
-        """The cells of the metric with this name and exactly these params, on val or test."""
+        """The cells of the metric with this name and exactly these params.
+
+        Measured on the training split only where it was measured on no other (kNN that leaves each
+        image out of its own neighbours).
+        """
         items = _items(params)
-        for key, cells in self._cells.items():
-            if key.name == name and key.params == items and key.split != "train":
-                self._taken.add(key)
-                return cells
-        return {}
+        keys = [key for key in self._cells if key.name == name and key.params == items]
+        if not keys:
+            return {}
+        key = min(keys, key=lambda key: key.split == "train")
+        self._taken.add(key)
+        return self._cells[key]
+
+    def family(self, name: str, *params: str) -> dict[Key, Cells]:
+        """All metrics called ``name`` that have these parameters, on whatever split."""
+        found = {
+            key: cells
+            for key, cells in self._cells.items()
+            if key.name == name and {*params} <= {p for p, _ in key.params}
+        }
+        self._taken.update(found)
+        return found
+
+    def classes(self, name: str) -> dict[tuple[tuple[str, Any], ...], list[str]]:
+        """Classes with a metric called ``name``, by its other params, as in the first record."""
+        found: dict[tuple[tuple[str, Any], ...], list[str]] = {}
+        for entry in self._entries:
+            for metric in entry.record.metrics:
+                if metric.name == name and "class" in metric.params:
+                    others = {k: v for k, v in metric.params.items() if k != "class"}
+                    found.setdefault(_items(others), []).append(str(metric.params["class"]))
+            if found:
+                break
+        return found
+
+    def of_classes(self, name: str, params: tuple[tuple[str, Any], ...]) -> dict[str, Cells]:
+        """Class to cells of the metric called ``name`` with these params beside the class."""
+        found: dict[str, dict[Row, list[tuple[float, Entry]]]] = {}
+        for entry in self._entries:
+            row = row_of(entry)
+            for metric in entry.record.metrics:
+                has = metric.params
+                if metric.name != name or "class" not in has or len(has) != len(params) + 1:
+                    continue
+                if all(has.get(k) == v for k, v in params):
+                    of = found.setdefault(str(has["class"]), {})
+                    of.setdefault(row, []).append((metric.value, entry))
+        return {of: _cells(rows) for of, rows in found.items()}
+
+    def splits(self, name: str) -> set[str]:
+        """The splits that metrics called ``name`` were measured on."""
+        return {key.split for key in self._cells if key.name == name}
 
     def distinct(self, name: str, param: str, *, without: str = "") -> list[Any]:
         """The values that ``param`` takes in metrics called ``name``, in order of appearance.
@@ -101,12 +145,16 @@ class Metrics:
             param: name of the parameter.
             without: only among metrics that lack this parameter.
         """
-        keys = [dict(k.params) for k in self._cells if k.name == name and k.split != "train"]
+        keys = [dict(key.params) for key in self._cells if key.name == name]
         return list(dict.fromkeys(p[param] for p in keys if param in p and without not in p))
 
     def rest(self) -> dict[Key, Cells]:
         """What nobody has taken."""
         return {key: cells for key, cells in self._cells.items() if key not in self._taken}
+
+
+def _cells(rows: dict[Row, list[tuple[float, Entry]]]) -> Cells:
+    return {row: Cell(*zip(*pairs, strict=True)) for row, pairs in rows.items()}
 
 
 def _items(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -1,0 +1,141 @@
+"""One section of the report: its tables, what explains them, pictures and protocol."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.answers import answers
+from reports.chosen import chosen, whole_sweep
+from reports.markdown import Links, code, escape, metric_table
+from reports.provenance import protocol_details
+from reports.published import DATASETS, PublishedRow, published_name, published_rows
+from reports.rows import Backbone
+from reports.sections import Section
+from reports.stats import row_of
+from reports.tables import MOST_CURVES, Layout, Table
+
+
+def section_text(
+    section: Section, made: Layout, backbones: Sequence[Backbone], links: Links, out: Path
+) -> list[str]:
+    """The section, from its heading to its protocol.
+
+    Args:
+        section: its records.
+        made: what is shown of them.
+        backbones: the rows.
+        links: collects the links to the records.
+        out: the report's file; pictures are copied to ``plots/`` beside it.
+    """
+    lines = [
+        f'<a id="{section.anchor}"></a>',
+        "",
+        f"## {section.title}",
+        "",
+        *_road(section),
+        _facts(section, backbones),
+        "",
+    ]
+    rows, remark = _published(section)
+    for table in [t for t in made.tables if not t.folded]:
+        lines += _table(table, backbones, rows, links)
+    if remark:
+        lines += [remark, ""]
+    lines += chosen(made.sweeps, backbones, links)
+    if made.shots.get("mAP"):
+        lines += [f"![Low-shot mAP against k](plots/{lowshot_name(section)})", ""]
+        lines += ["Lines: mean; bands: from the worst to the best sample" + _only(made) + ".", ""]
+    lines += answers(section, backbones, out)
+    for table in [t for t in made.tables if t.folded]:
+        lines += _table(table, backbones, rows, links)
+    lines += whole_sweep(made.sweeps, backbones, links)
+    for line in made.remarks:
+        lines += [line, ""]
+    return [*lines, *protocol_details(section)]
+
+
+def _table(
+    table: Table, backbones: Sequence[Backbone], rows: Sequence[PublishedRow], links: Links
+) -> list[str]:
+    """One table, folded or not, and below it the published rows that may not stand in it."""
+    text = metric_table(table, backbones, [row for row in rows if not row.elsewise], links)
+    if table.folded:
+        summary = f"<details><summary>{escape(table.caption)}</summary>"
+        lines = [summary, "", *text, "", "</details>", ""]
+    else:
+        lines = [f"{table.caption}:", "", *text, ""]
+    others = metric_table(table, [], [row for row in rows if row.elsewise], links)
+    if others:
+        lines += ["Published with another engine or protocol, so not in the table above:", ""]
+        lines += [*others, ""]
+    return lines
+
+
+def _road(section: Section) -> list[str]:
+    """Which of its two roads a linear probe took."""
+    protocol = section.groups[0].protocol
+    if section.verb != "linear" or "road" not in protocol:
+        return []
+    if not section.short_road:
+        return ["The papers' road: images are augmented anew in every epoch.", ""]
+    views = protocol.get("views", 0)
+    crops = "the centre crop" + (f" and {views} augmented views" * bool(views)) + " of each image"
+    return [
+        f"**Short road**: features were extracted once, from {crops}, and the heads trained on them "
+        "without new augmentation in each epoch; this is a protocol of its own, and published "
+        "numbers, made with the papers' road, do not stand beside it.",
+        "",
+    ]
+
+
+def _facts(section: Section, backbones: Sequence[Backbone]) -> str:
+    """One line: how many trials, how long, with what."""
+    records = [e.record for e in section.entries]
+    counts = [Counter(map(row_of, group.entries)) for group in section.groups]
+    most_of = {b.label: max(count[b.row] for count in counts) for b in backbones}
+    trials = {label: n for label, n in most_of.items() if n}
+    most = max(trials.values())
+    if most == 1:
+        text = "One trial each."
+    elif len(set(trials.values())) == 1:
+        text = f"Mean ± sample standard deviation over n = {most} trials."
+    else:
+        each = ", ".join(f"{escape(label)} {n}" for label, n in trials.items())
+        text = f"Mean ± sample standard deviation over n trials: {each}."
+    hours = sum(r.seconds for r in records) / 3600
+    memory = max(r.peak_memory_bytes for r in records) / 2**30
+    engines = ", ".join(dict.fromkeys(escape(r.engine) for r in records))
+    return f"{text} Engine: {engines}. {hours:.2f} hours, peak memory {memory:.1f} GiB."
+
+
+def _published(section: Section) -> tuple[list[PublishedRow], str]:
+    """The published rows that may stand beside ours, and the line that explains them or their lack."""
+    names = tuple(name for g in section.groups if (name := published_name(g.benchmark)))
+    if not names or section.short_road:  # the section's first line says why
+        return [], ""
+    data, official = section.groups[0].dataset.name, DATASETS[names[0]]
+    if data != official:
+        return [], (
+            f"{code(data)} is not the data set of the published table ({code(official)}), so no "
+            "published rows here."
+        )
+    changed = sorted({name for e in section.entries for name in e.record.overrides})
+    if changed:
+        return [], (
+            f"Settings that are not the preset's ({', '.join(map(code, changed))}): no published rows "
+            "here."
+        )
+    return published_rows(names), (
+        "Rows in italics are published, each under its source's own settings, which differ in "
+        "places (costs, layers, searched rates); ours with the protocol below."
+    )
+
+
+def lowshot_name(section: Section) -> str:
+    """The file of a section's low-shot curves."""
+    return f"lowshot-{section.anchor}.png"
+
+
+def _only(made: Layout) -> str:
+    rows = {row for cells in made.shots["mAP"].values() for row in cells}
+    return f"; the best {MOST_CURVES} of {len(rows)} backbones" if len(rows) > MOST_CURVES else ""

@@ -1,0 +1,65 @@
+"""What a section shows: tables of columns of cells, before they are text."""
+
+from dataclasses import dataclass, field
+
+from reports.stats import Cells, Row
+from reports.sweeps import Sweep
+
+MOST_CURVES = 14  # curves in one plot that a reader can still follow
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        header: its text.
+        cells: our numbers.
+        published: the metric's name among the published numbers, or ``""``.
+        upper: of a column of intervals the upper ends; ``cells`` are then the lower ones.
+    """
+
+    header: str
+    cells: Cells
+    published: str = ""
+    upper: Cells = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of one section.
+
+    Attributes:
+        caption: the line above it.
+        columns: one per metric, left to right.
+        decimals: as the source prints; None for four significant digits.
+        layers: best layer per backbone, where the table has such a column.
+        bold: whether entries within 0.5 of a column's best are bold.
+        folded: shown only when unfolded.
+    """
+
+    caption: str
+    columns: list[Column]
+    decimals: int | None = 1
+    layers: dict[Row, str] = field(default_factory=dict)
+    bold: bool = True
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is shown of a section.
+
+    Attributes:
+        tables: in order; those that are folded come after all others.
+        headline: the columns that stand for the section in the first table of the report.
+        shots: for the low-shot curves: ``mAP``, ``mAP_min``, ``mAP_max`` to k to cells.
+        sweeps: of a linear probe with several settings, one per layer.
+        remarks: lines below the tables.
+    """
+
+    tables: list[Table]
+    headline: list[Column]
+    shots: dict[str, dict[int, Cells]] = field(default_factory=dict)
+    sweeps: list[Sweep] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)

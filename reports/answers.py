@@ -16,13 +16,14 @@ from siambench.files import atomic_path
 SHOWN = 3  # pictures in a row; more rows are folded away
 
 
-def answers(section: Section, backbones: Sequence[Backbone], out: Path) -> list[str]:
+def answers(section: Section, given_by: str, backbones: Sequence[Backbone], out: Path) -> list[str]:
     """The pictures of confusion, a copy of each beside the report, and links to the predictions.
 
     They lie in the jobs folder beside the records' one. What is not there is passed over.
 
     Args:
         section: of the linear probe or kNN; others have none.
+        given_by: the layer, or k and T, that gave the answers; or ``""``.
         backbones: in the order of the rows.
         out: the report's file.
     """
@@ -40,10 +41,17 @@ def answers(section: Section, backbones: Sequence[Backbone], out: Path) -> list[
             pictures.append((b.label, f"plots/{copy.name}"))
         if links := _predictions(own, out.parent):
             files.append(f"{escape(b.label)} {links}")
-    lines = _confusions(pictures, any(len(own) > 1 for own in entries.values()))
+    by = [escape(given_by)] if given_by else []
+    first = ["first trial"] if any(len(own) > 1 for own in entries.values()) else []
+    lines = _confusions(pictures, "Which class is taken for which" + _in_brackets(by + first))
     if files:
-        lines += [f"Image by image (predictions.csv): {', '.join(files)}.", ""]
+        what = "Answers image by image, predictions.csv" + _in_brackets(by)
+        lines += [f"{what}: {', '.join(files)}.", ""]
     return lines
+
+
+def _in_brackets(words: list[str]) -> str:
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _job(entry: Entry) -> Path:
@@ -68,11 +76,10 @@ def _predictions(entries: list[Entry], folder: Path) -> str:
     return " ".join(links)
 
 
-def _confusions(pictures: list[tuple[str, str]], trials: bool) -> list[str]:
+def _confusions(pictures: list[tuple[str, str]], caption: str) -> list[str]:
     """Small pictures, ``SHOWN`` in a row."""
     if not pictures:
         return []
-    caption = "Which class is taken for which" + (", in the first trial" if trials else "")
     lines = []
     for start in range(0, len(pictures), SHOWN):
         part = pictures[start : start + SHOWN]
@@ -82,7 +89,7 @@ def _confusions(pictures: list[tuple[str, str]], trials: bool) -> list[str]:
             for label, path in part
         ]
         cells = [cell.replace("|", "&#124;") for cell in shown]
-        lines += [*pipe_table([escape(label) for label, _ in part], [cells], left=0), ""]
+        lines += [*pipe_table([escape(label) for label, _ in part], [cells], left=SHOWN), ""]
     if len(pictures) > SHOWN:
         return [f"<details><summary>{caption}</summary>", "", *lines, "</details>", ""]
     return [f"{caption}:", "", *lines]

@@ -45,7 +45,7 @@ def section_text(
     if made.shots.get("mAP"):
         lines += [f"![Low-shot mAP against k](plots/{lowshot_name(section)})", ""]
         lines += ["Lines: mean; bands: from the worst to the best sample" + _only(made) + ".", ""]
-    lines += answers(section, backbones, out)
+    lines += answers(section, made.answers, backbones, out)
     for table in [t for t in made.tables if t.folded]:
         lines += _table(table, backbones, rows, links)
     lines += whole_sweep(made.sweeps, backbones, links)

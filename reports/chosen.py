@@ -49,8 +49,7 @@ def chosen(sweeps: Sequence[Sweep], backbones: Sequence[Backbone], links: Links)
     caption = (
         "What was chosen: the setting with the best score on a held-out part of the training split"
         + (" (of the trials' choices the commonest; scores: of each trial's own)" * (trials > 1))
-        + ". The last column is what choosing on the test split would have given, which nobody may "
-        "report:"
+        + ". The last column, what choosing on the test split would have given, is not a result:"
     )
     return [caption, "", *pipe_table(header, rows, left=1 + several), ""]
 
@@ -80,9 +79,7 @@ def whole_sweep(sweeps: Sequence[Sweep], backbones: Sequence[Backbone], links: L
                     who = [escape(b.label), *([escape(sweep.layer)] if len(sweeps) > 1 else [])]
                     of_decay = [_plain(decay)] if len(decays) > 1 else []
                     rows.append([*who, where, *of_decay, *cells])
-    summary = (
-        f"The whole sweep: {_NAMES[sweeps[0].score]} % by base_lr; bold: the best of its split"
-    )
+    summary = f"The whole sweep: {_NAMES[sweeps[0].score]} % by base_lr; bold: each backbone's best of that split"
     table = pipe_table(header, rows, left=len(header) - len(rates))
     return [f"<details><summary>{summary}</summary>", "", *table, "", "</details>", ""]
 

@@ -1,5 +1,6 @@
 """The tables of the linear probe and of kNN."""
 
+from dataclasses import replace
 from typing import Any
 
 from reports.stats import Cells, Metrics
@@ -45,10 +46,9 @@ def linear(metrics: Metrics) -> Layout:
             ),
         ]
     headline = [Column(f"{name} ({x})", main[x]) for x in layers[-1:]]
-    sweeps = sweeps_of(metrics, score, main)
+    made = Layout(tables, headline, sweeps=sweeps_of(metrics, score, main))
     per_class = "AP_class" if score == "mAP" else "top1_class"
-    tables_of_classes, remarks = _classes(metrics, per_class, layers[-1:])
-    return Layout(tables + tables_of_classes, headline, sweeps=sweeps, remarks=remarks)
+    return _with_classes(made, metrics, per_class, layers[-1]) if layers else made
 
 
 def knn(metrics: Metrics) -> Layout:
@@ -69,10 +69,9 @@ def knn(metrics: Metrics) -> Layout:
         cells = [metrics.take(name, k=k, T=t) for k, t in grid]
         columns = [Column(h, c) for h, c in zip(headers, cells, strict=True)]
         tables.append(Table(caption, columns, folded=True))
-    tables_of_classes, remarks = _classes(metrics, "top1_class", [])
     shown = [(20, 0.07)] if (20, 0.07) in grid else list(grid)[:1]
     headline = [Column(f"top-1 (k={k}, T={t:g})", grid[k, t]) for k, t in shown]
-    return Layout(tables + tables_of_classes, headline, remarks=remarks)
+    return _with_classes(Layout(tables, headline), metrics, "top1_class")
 
 
 def _interval(metrics: Metrics, score: str, header: str, **params: Any) -> Column:
@@ -94,27 +93,35 @@ def _meaning(intervals: list[Column]) -> str:
     cells: list[Cells] = [column.cells for column in intervals if column.cells]
     if not cells:
         return ""
-    text = "; 95 %: bootstrap interval over the test images"
     if any(len(cell.values) > 1 for by_row in cells for cell in by_row.values()):
-        text += " (its ends: means over the trials); ±: over the trials"
-    return text
+        return (
+            ". The 95 % interval is over the test images (bootstrap; ends averaged over the trials), "
+            "± is over the trials"
+        )
+    return ". The 95 % interval is over the test images (bootstrap)"
 
 
-def _classes(metrics: Metrics, name: str, layers: list[str]) -> tuple[list[Table], list[str]]:
-    """A folded table of single classes, or the remark that they are too many for one.
+def _with_classes(made: Layout, metrics: Metrics, name: str, layer: str = "") -> Layout:
+    """Add a folded table of single classes, or the remark that they are too many for one.
 
     Args:
+        made: the other tables.
         metrics: of the section.
         name: of the metric of a class.
-        layers: the layer to show, where there are layers.
+        layer: the layer to show, where there are layers.
     """
     what = "AP of each class" if name == "AP_class" else "Accuracy of each class"
     for params, classes in metrics.classes(name).items():
-        if layers and dict(params).get("layer") != layers[0]:
+        if layer and dict(params).get("layer") != layer:
             continue
-        if len(classes) > MOST_CLASSES:
-            return [], [f"{what}: in the records; {len(classes):,} are too many for a table."]
-        columns = [Column(c, cells) for c, cells in metrics.of_classes(name, params).items()]
         where = ", ".join(str(v) if k == "layer" else f"{k} = {v}" for k, v in params)
-        return [Table(f"{what} ({where}), %", columns, folded=True)], []
-    return [], []
+        if len(classes) > MOST_CLASSES:
+            remark = (
+                f"{what}: {len(classes):,} are too many for a table; they are in the records, and the "
+                "answers image by image in each job's predictions.csv."
+            )
+            return replace(made, remarks=[remark], answers=where)
+        columns = [Column(c, cells) for c, cells in metrics.of_classes(name, params).items()]
+        table = Table(f"{what} ({where}), %", columns, folded=True)
+        return replace(made, tables=[*made.tables, table], answers=where)
+    return made

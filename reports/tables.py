@@ -56,6 +56,7 @@ class Layout:
         shots: for the low-shot curves: ``mAP``, ``mAP_min``, ``mAP_max`` to k to cells.
         sweeps: of a linear probe with several settings, one per layer.
         remarks: lines below the tables.
+        answers: what the kept answers image by image were given by: a layer, or k and T.
     """
 
     tables: list[Table]
@@ -63,3 +64,4 @@ class Layout:
     shots: dict[str, dict[int, Cells]] = field(default_factory=dict)
     sweeps: list[Sweep] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    answers: str = ""

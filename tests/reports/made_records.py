@@ -13,20 +13,52 @@ from siambench.record import DatasetInfo, Metric, Record, record_key, write_reco
 KS = [1, 2, 4, 8, 16, 32, 64, 96]
 
 
-def linear(rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",)) -> list[Metric]:
+def linear(
+    rng: np.random.Generator,
+    layers: tuple[str, ...] = ("avgpool",),
+    rates: tuple[float, ...] = (),
+    decays: tuple[float, ...] = (0.0,),
+    classes: int = 3,
+    score: str = "top1",
+) -> list[Metric]:
+    """``rates`` makes a sweep; ``score`` is ``mAP`` where images have several labels."""
     found = []
     for layer in layers:
         of_layer = {"layer": layer}
-        top1 = float(rng.uniform(40, 70))
-        found.append(Metric("top1", top1, split="val", params=of_layer))
-        found.append(Metric("top5", top1 + 20, split="val", params=of_layer))
-        found.append(Metric("top1_class", 50.0, split="val", params={"class": "a", **of_layer}))
+        value = float(rng.uniform(40, 70))
+        numbers = {score: value, f"{score}_ci_low": value - 2, f"{score}_ci_high": value + 3}
+        if score == "top1":
+            numbers |= {"top5": value + 20, "top1_mean_class": value - 1}
+        if rates:
+            numbers[f"{score}_test_chosen"] = value + 4
+        found += [Metric(n, v, split="val", params=of_layer) for n, v in numbers.items()]
+        per_class = "AP_class" if score == "mAP" else "top1_class"
+        found += [
+            Metric(per_class, float(rng.uniform(0, 99)), "%", "val", {"class": f"c{i}", **of_layer})
+            for i in range(classes)
+        ]
+        for rate, decay in [(rate, decay) for rate in rates for decay in decays]:
+            at = {**of_layer, "base_lr": rate, "weight_decay": decay}
+            for name, split in ((f"{score}_holdout", "train"), (f"{score}_sweep", "val")):
+                found.append(Metric(name, float(rng.uniform(0, 99)), split=split, params=at))
     return found
 
 
-def knn(rng: np.random.Generator) -> list[Metric]:
+def knn(rng: np.random.Generator, split: str = "val") -> list[Metric]:
     grid = [{"k": k, "T": t} for k in (10, 20, 100, 200) for t in (0.07, 0.2)]
-    return [Metric("top1", float(rng.uniform(30, 60)), split="val", params=p) for p in grid]
+    found = []
+    for p in grid:
+        value = float(rng.uniform(30, 60))
+        numbers = {
+            "top1": value,
+            "top1_ci_low": value - 2,
+            "top1_ci_high": value + 3,
+            "top5": value + 20,
+            "top1_mean_class": value - 1,
+        }
+        found += [Metric(name, v, split=split, params=p) for name, v in numbers.items()]
+    of_class = {"class": "c0", **grid[0]}
+    return [*found, Metric("top1_class", 50.0, split=split, params=of_class)]
 
 
 def svm(rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",)) -> list[Metric]:

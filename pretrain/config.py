@@ -96,7 +96,7 @@ class PretrainConfig:
         seed: of initialisation, order and views.
         device: auto, cpu, cuda or cuda:N; under torchrun each process takes its own GPU.
         workers: loader processes (of each process); -1 for a quarter of the cores on a CPU, one
-            per core (at most 8) beside a GPU.
+            per core (at most 16) beside a GPU.
         skip_bad: leave out images that cannot be decoded instead of refusing.
     """
 

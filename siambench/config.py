@@ -30,7 +30,7 @@ class EvaluationConfig:
         seed: seed of trial 0; trial t uses seed + t.
         trials: independent repetitions, each with a record of its own.
         device: auto, cpu, cuda or cuda:N.
-        workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 8)
+        workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 16)
             beside a GPU.
         skip_bad: leave out images that cannot be decoded, and count them, instead of refusing.
     """

@@ -56,7 +56,7 @@ def share_cores(workers: int, device: torch.device, processes: int = 1) -> int:
     On a CPU every core has one owner: a quarter of the cores load unless ``workers`` says how many,
     and torch computes on the rest: with more compute threads than free cores, those that wait for
     each other at the end of every operation lose their cores, and a step takes many times longer. An
-    OMP_NUM_THREADS in the environment is left as it is. For a GPU: one process per core, up to 8.
+    OMP_NUM_THREADS in the environment is left as it is. For a GPU: one process per core, up to 16.
 
     Args:
         workers: processes that the user asked for; below 0 for none in particular.
@@ -65,7 +65,7 @@ def share_cores(workers: int, device: torch.device, processes: int = 1) -> int:
     """
     available = max(1, cores() // processes)
     if device.type != "cpu":
-        return workers if workers >= 0 else min(available, 8)
+        return workers if workers >= 0 else min(available, 16)
     if workers < 0:
         workers = 0 if available == 1 else max(1, available // 4)
     if "OMP_NUM_THREADS" not in os.environ:

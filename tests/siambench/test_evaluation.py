@@ -125,7 +125,7 @@ def test_each_core_has_one_owner(monkeypatch, available, asked, processes, threa
 
 def test_a_gpu_leaves_the_cores_to_the_loader(monkeypatch):
     monkeypatch.setattr(device, "cores", lambda: 16)
-    assert device.share_cores(-1, torch.device("cuda")) == 8
+    assert device.share_cores(-1, torch.device("cuda")) == 16
     assert device.share_cores(3, torch.device("cuda")) == 3
 
 

@@ -72,12 +72,19 @@ class Metrics:
         self._entries = entries
         found: dict[Key, dict[Row, list[tuple[float, Entry]]]] = {}
         self.units: dict[Key, str] = {}
+        known: dict[tuple[Any, ...], Key] = {}  # thousands of records write the same few metrics
         for entry in entries:
             row = row_of(entry)
             for metric in entry.record.metrics:
                 if "class" in metric.params or "sample" in metric.params:
                     continue
-                key = Key(metric.name, metric.split, _items(metric.params))
+                written = (metric.name, metric.split, *metric.params.items())
+                try:
+                    key = known[written]
+                except KeyError:
+                    key = known[written] = Key(metric.name, metric.split, _items(metric.params))
+                except TypeError:  # a list among the parameters
+                    key = Key(metric.name, metric.split, _items(metric.params))
                 found.setdefault(key, {}).setdefault(row, []).append((metric.value, entry))
                 self.units[key] = metric.unit
         self._cells = {key: _cells(rows) for key, rows in found.items()}

@@ -251,6 +251,19 @@ def test_knn_within_one_set_says_so(tmp_path: Path) -> None:
     assert "Other metrics" not in text
 
 
+def test_a_score_on_the_training_split_does_not_pass_for_one_on_the_test_split(
+    tmp_path: Path,
+) -> None:
+    on_train = Metric("top1", 99.0, split="train", params=LAYER)
+    listed = Metric("top1_of", 7.0, split="val", params={"layer": ["a", "b"]})
+    rec = [on_train, *metrics({"top1": 50.0}), listed]
+    made.save(tmp_path, made.record(LARS, "a", rec))
+    text = report(tmp_path)
+    assert plain(table(text, "Linear classification on avgpool")["top-1"]) == ["50.0"]
+    other = table(text, "Other metrics").loc["a"]
+    assert plain(other)[1:] == ["99.00", "7.00"]
+
+
 def answered(folder: Path, path: Path, colour: int, picture: bool = True) -> None:
     """A job's files."""
     job = folder / "jobs" / path.stem

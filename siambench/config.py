@@ -238,18 +238,27 @@ def _instance(verb: Verb, parser: ArgumentParser, parsed: Namespace) -> Any:
 
 
 def _spell(verb: Verb, arguments: list[str]) -> list[str]:
-    """``--skip-bad`` as ``--skip_bad``, and a switch without a value as true."""
-    switches = {f"--{f.name}" for f in fields(verb.config_class()) if f.type in (bool, "bool")}
-    spelt = []
+    """``--skip-bad`` as ``--skip_bad``, a switch without a value as true, ``--k 10,20`` as a list."""
+    types = {f"--{f.name}": f.type for f in fields(verb.config_class())}
+    spelt: list[str] = []
     for i, argument in enumerate(arguments):
         if argument.startswith("--"):
             flag, *value = argument.split("=", 1)
-            argument = "=".join([flag.replace("-", "_").replace("__", "--", 1), *value])
+            flag = flag.replace("-", "_").replace("__", "--", 1)
             following = arguments[i + 1] if i + 1 < len(arguments) else "--"
-            if argument in switches and following.startswith("--"):
-                argument += "=true"
+            if types.get(flag) in (bool, "bool") and not value and following.startswith("--"):
+                value = ["true"]
+            argument = "=".join([flag, *(_listed(types.get(flag), v) for v in value)])
+        elif spelt and (flag := spelt[-1]) in types:
+            argument = _listed(types[flag], argument)
         spelt.append(argument)
     return spelt
+
+
+def _listed(kind: Any, value: str) -> str:
+    """A value for a list, or for one value or several, as YAML writes a list."""
+    several = get_origin(kind) in (list, tuple) or ("," in value and "list[" in str(kind))
+    return f"[{value}]" if several and not value.lstrip().startswith("[") else value
 
 
 def _name_places(verb: Verb, arguments: list[str]) -> list[str]:

@@ -167,3 +167,26 @@ def test_data_sets_of_a_run_file_lie_in_its_data_folder():
     assert dataset_at(folder, "/other/place") == "/other/place"
     assert dataset_at(folder, "torchvision:CIFAR10") == "torchvision:CIFAR10:/data"
     assert dataset_at(folder, "torchvision:CIFAR10:cifar") == "torchvision:CIFAR10:/data/cifar"
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "field", "value"),
+    [
+        ("knn", ["--k", "20"], "k", [20]),
+        ("knn", ["--k=10,20"], "k", [10, 20]),
+        ("knn", ["--k", "[10, 20]"], "k", [10, 20]),
+        ("linear", ["--base-lr", "0.1"], "base_lr", 0.1),
+        ("linear", ["--base_lr", "0.1,1"], "base_lr", [0.1, 1.0]),
+        (
+            "linear",
+            ["--layers", "feature5,avgpool", "--skip-bad"],
+            "layers",
+            ["feature5", "avgpool"],
+        ),
+        ("svm", ["--costs", "fair"], "costs", "fair"),
+        ("svm", ["--costs", "0.1,1"], "costs", [0.1, 1.0]),
+    ],
+)
+def test_lists_need_no_brackets(verb, arguments, field, value):
+    config = parse_args(VERBS[verb], ["--backbone=b", "--data=d", *arguments])
+    assert getattr(config, field) == value

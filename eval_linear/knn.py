@@ -57,7 +57,8 @@ def evaluate(backbone: Backbone, data: Classification, config: KnnConfig, job: J
 
     Returns:
         On the test split, in %, with params ``{"k": ..., "T": ...}``: ``top1`` with its 95 % interval,
-        ``top5`` and ``top1_mean_class``; ``top1_class`` for the first k and T.
+        ``top5`` and ``top1_mean_class``; ``top1_class`` for the first k and T. The split is ``train``
+        where every image was left out of its own neighbours.
     """
     transform = center_crop_transform(config.resize, config.crop)
     pictures = {"train": ImageFiles(data.train.images, transform)}
@@ -67,7 +68,7 @@ def evaluate(backbone: Backbone, data: Classification, config: KnnConfig, job: J
     tables = cached_features(encoder, pictures, config.storage, job)
     if job.world.rank:
         return []  # the first process has all that is needed
-    labels = data.test.labels
+    labels, split = data.test.labels, (data.train if data.same else data.test).name
     predictions = knn_predictions(
         tables["train", "avgpool"],
         data.train.labels,
@@ -92,9 +93,9 @@ def evaluate(backbone: Backbone, data: Classification, config: KnnConfig, job: J
             "top1_mean_class": float(np.nanmean(per_class)),
         }
         params = {"k": k, "T": t}
-        metrics += as_metrics(values, data.test.name, params)
+        metrics += as_metrics(values, split, params)
         if (k, t) == (config.k[0], config.temperature[0]):
-            metrics += class_metrics("top1_class", per_class, data.classes, data.test.name, params)
+            metrics += class_metrics("top1_class", per_class, data.classes, split, params)
             names = map(data.test.images.name, range(len(labels)))
             keep_answers(job.folder, names, data.classes, labels, ranked[:, 0], None)
     return metrics

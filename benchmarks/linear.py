@@ -38,8 +38,7 @@ from eval_linear.scores import hold_out
 from siambench.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from siambench.cache import _BATCH, cached_features
 from siambench.checkpoints.source import load_backbone
-from siambench.data.pictures import Images
-from siambench.data.pictures import FileImages
+from siambench.data.pictures import FileImages, Images
 from siambench.device import pick_device, share_cores
 from siambench.evaluation import Job
 from siambench.features import ImageFiles, LayerFeatures, center_crop_transform, normalise

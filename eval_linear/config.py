@@ -23,7 +23,8 @@ class LinearConfig(FeatureConfig):
         base_lr: learning rate at batch 256; of a list, all are trained in one pass and the best on a
             held-out part of the training split is kept.
         weight_decay: L2, on weight and bias; a list is swept like base_lr, in all pairs with it.
-        holdout: fraction of each training class that the choice among several settings is made on;
+        holdout: fraction of each training class (of all images where they have several labels) that
+            the choice among several settings is made on;
             the classifier that is reported has seen it, the one that the choice is made with has not.
         momentum: of SGD.
         nesterov: Nesterov's momentum.

@@ -108,7 +108,7 @@ BENCHMARK = Benchmark(
     open_data,
     evaluate,
     seeded=lambda config: False,
-    parallel=True,  # in extracting features
+    parallel=lambda config: "features",
 )
 
 

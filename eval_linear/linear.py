@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from eval_linear.roads import Cached, Online
 from eval_linear.scores import hold_out, score
 from siambench.backbone import Backbone, weights_digest
 from siambench.data.classification import Classification, open_classification
+from siambench.distributed import World
 from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.features import LayerFeatures
@@ -61,7 +63,8 @@ def evaluate(
     if config.road == "cached":
         road = Cached(encoder, data, config, job)
         if job.world.rank:
-            return []  # the first process has all that is needed
+            return []  # the first process has all that is needed, and goes on alone
+        job = replace(job, world=World(0, 1, job.device))
     else:
         road = Online(encoder, data, config, job)
     probe = Probe(encoder, len(data.classes), config, job)
@@ -76,7 +79,9 @@ def evaluate(
         chosen = [int(found.choice[len(settings) :].argmax()) for found in choosing]
     for heads, head in zip(probe.heads, chosen, strict=True):
         if not all(tensor.isfinite().all() for tensor in heads.plain(head)):
-            raise UserError(f"linear: training diverged with base_lr {config.base_lr}; lower it")
+            raise job.world.problem(
+                f"linear: training diverged with base_lr {config.base_lr}; lower it"
+            )
     every = np.arange(len(data.test.labels))
     tested = score(probe, road, "test", data.test.labels, every, chosen)
     if weights_digest(backbone.resnet.state_dict()) != before:
@@ -118,12 +123,20 @@ def _save(
         "crop": str(config.crop),
         "mean": json.dumps(backbone.meta.mean),
         "std": json.dumps(backbone.meta.std),
+        "precision": config.precision,
         "scores": "sigmoid" if data.multilabel else "softmax",
     }
     save_heads(job.folder / "head.safetensors", probe, chosen, data.classes, about)
 
 
-BENCHMARK = Benchmark("linear", 2, "torch", open_data, evaluate, parallel=True)
+BENCHMARK = Benchmark(
+    "linear",
+    2,
+    "torch",
+    open_data,
+    evaluate,
+    parallel=lambda config: "features" if config.road == "cached" else "steps",
+)
 
 
 def run(config: LinearConfig) -> list[Record]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from siambench.average_precision import interpolated_ap
@@ -16,12 +17,17 @@ class Precisions:
     Attributes:
         per_class: (heads, classes); NaN for a class without a present image.
         mean: mAP, the mean over the other classes (heads,).
-        probability: the kept head's sigmoids (n, classes).
+        logits: the kept head's (n, classes).
     """
 
     per_class: np.ndarray
     mean: np.ndarray
-    probability: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def probability(self) -> np.ndarray:
+        """The kept head's sigmoids (n, classes): not to rank by, since large logits round to 1."""
+        return expit(self.logits.astype(np.float64))  # type: ignore[no-any-return]
 
     @property
     def choice(self) -> np.ndarray:
@@ -33,7 +39,7 @@ class Ranking:
     """Gathers the scores of all images, which average precision needs at once: 4 n H C bytes.
 
     Args:
-        keep: the head whose sigmoids are kept image by image; None for none.
+        keep: the head whose logits are kept image by image; None for none.
     """
 
     def __init__(self, keep: int | None = None) -> None:
@@ -50,8 +56,8 @@ class Ranking:
         found = average_precisions(labels.numpy(), logits.numpy())
         rated = ~np.isnan(found[0])
         mean = found[:, rated].mean(1) if rated.any() else np.zeros(len(found))
-        kept = logits[:, [] if self.keep is None else self.keep].sigmoid().numpy()
-        return Precisions(per_class=found, mean=mean, probability=kept)
+        kept = logits[:, [] if self.keep is None else self.keep].numpy()
+        return Precisions(per_class=found, mean=mean, logits=kept)
 
 
 def average_precisions(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -106,7 +106,8 @@ class Classifier:
                     f"was trained on, {name} ({wanted[:12]}); name that one with --backbone"
                 )
         self._mean, self._std = found.mean or opened.meta.mean, found.std or opened.meta.std
-        self._encoder = LayerFeatures(opened.to(self.device), [found.layer], found.crop)
+        precision = found.about.get("precision", "float32")
+        self._encoder = LayerFeatures(opened.to(self.device), [found.layer], found.crop, precision)
         if self._encoder.dims != [found.weight.shape[1]]:
             raise UserError(
                 f"{head} is damaged: its {found.layer} takes {found.weight.shape[1]} features, the "

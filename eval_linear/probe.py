@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,10 +17,11 @@ from eval_linear.losses import totals
 from eval_linear.optim import HeadOptimizer, schedule_factor
 from eval_linear.roads import Cached, Online
 from siambench.distributed import World
+from siambench.errors import first_line
 from siambench.evaluation import Job
 from siambench.features import LayerFeatures
 from siambench.files import atomic_path
-from siambench.progress import bar
+from siambench.progress import bar, say
 
 HEAD_FORMAT, HEAD_VERSION = "siambench-linear-head", "1"
 _CHECKPOINT_EVERY = {"online": 0.0, "cached": 30.0}  # seconds, at the end of an epoch
@@ -111,9 +112,13 @@ class Probe:
 def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
     if not path.exists():
         return 0, {}
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return int(file.metadata()["epochs_done"]), tensors
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return int(file.metadata()["epochs_done"]), tensors
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        say(f"{path} is damaged ({first_line(error)}); training starts anew")
+        return 0, {}
 
 
 def train(

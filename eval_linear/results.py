@@ -71,7 +71,7 @@ def layer_metrics(
     """The metrics of one layer whose setting number ``head`` was chosen."""
     if isinstance(found, Precisions):
         values = {"mAP": float(found.mean[head])}
-        low, high = map_interval(test.labels, found.probability, seed)
+        low, high = map_interval(test.labels, found.logits, seed)
         values |= {"mAP_ci_low": low, "mAP_ci_high": high}
         name = "AP_class"
     else:

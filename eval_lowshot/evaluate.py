@@ -28,7 +28,7 @@ BENCHMARK = Benchmark(
     open_data=open_data,
     evaluate=evaluate,
     seeded=lambda config: config.mode == "lowshot",  # full draws nothing
-    parallel=True,  # in extracting features
+    parallel=lambda config: "features",
 )
 
 

@@ -2,17 +2,20 @@
 
 A table is a folder ``CACHE/SPLIT-LAYER-KEY`` with the array ``features.npy``, which anyone may
 memory-map, and ``table.json``, which says what it holds and whose presence says that it is whole.
-The key is a digest of all that can change a number: weights, mean and std, images (paths, sizes and
-times of modification), their preparation, layer, precision and type. While a table is made, shards
+The key is a digest of weights, mean and std, images (paths, sizes, last bytes and times of modification),
+their preparation, layer, precision and type; not of the versions and the machine that move a number's
+last bits. While a table is made, shards
 of 1,024 images are written in place and marked as done one by one in ``done/``: a process that is
 killed loses the shard it was at. Any number of processes, on any number of hosts, may work on one
-table without a lock: each looks for a shard that is not done yet, all write the same numbers, and
-shards of an even number of float16 columns do not share a page of the file.
+table without a lock: each looks for a shard that is not done yet (two may be at the same one), all
+write the same numbers, and shards of an even number of float16 columns do not share a page of the file.
 """
 
 import json
 import os
+import platform
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -116,7 +119,7 @@ class Table:
             raise UserError(f"cannot write features to {self.folder}: {error.strerror}") from error
 
     def finish(self) -> None:
-        """Say that the table is whole."""
+        """Say that the table is whole: every shard has its mark, or another process has said so."""
         write_text(self.folder / "table.json", json.dumps(self.about, indent=1) + "\n")
         shutil.rmtree(self.folder / "done", ignore_errors=True)
 
@@ -151,17 +154,17 @@ def cached_features(
         UserError: a feature is NaN, infinite or too large for float16, or the disk is full.
     """
     weights = weights_digest(encoder.backbone.resnet.state_dict())
-    tables: dict[tuple[str, str], Table] = {}
+    tables = {
+        (name, layer): _table(encoder, weights, name, layer, images, storage, job.cache)
+        for name, images in pictures.items()
+        for layer in encoder.layers
+    }
+    _check_room([table for table in tables.values() if not table.whole()])
     for name, images in pictures.items():
-        of_images = {
-            layer: _table(encoder, weights, name, layer, images, storage, job.cache)
-            for layer in encoder.layers
-        }
-        missing = {layer: t for layer, t in of_images.items() if not t.whole()}
-        if missing:
-            _check_room(list(missing.values()))
+        of_images = {layer: tables[name, layer] for layer in encoder.layers}
+        # More than once only if the folder is emptied while it is being filled.
+        while missing := {layer: table for layer, table in of_images.items() if not table.whole()}:
             _fill(encoder, images, missing, f"{job.title}: features of {name}", job)
-        tables |= {(name, layer): table for layer, table in of_images.items()}
     return {at: table.open() for at, table in tables.items()}
 
 
@@ -197,21 +200,21 @@ def _check_room(tables: Sequence[Table]) -> None:
     """Refuse to begin what the disk cannot hold."""
     for table in tables:
         table.start()
-    disk = tables[0].folder
-    used = sum(t.file.stat().st_blocks * 512 for t in tables)
-    needed = sum(t.size for t in tables) - used
-    free = shutil.disk_usage(disk).free
-    if needed > free:
+    used = sum(table.file.stat().st_blocks * 512 for table in tables)
+    needed = sum(table.size for table in tables) - used
+    if tables and needed > (free := shutil.disk_usage(tables[0].folder).free):
         raise UserError(
-            f"the features need {needed / 1e9:.1f} GB in {disk.parent}, where {free / 1e9:.1f} GB are "
-            "free; name another folder with --cache, or fewer layers or views"
+            f"the features need {needed / 1e9:.1f} GB in {tables[0].folder.parent}, where "
+            f"{free / 1e9:.1f} GB are free; name another folder with --cache, or fewer layers or views"
         )
 
 
 def _fill(
     encoder: LayerFeatures, images: Pictures, tables: Mapping[str, Table], title: str, job: Job
 ) -> None:
-    """Compute shards until none is missing."""
+    """Compute the shards that nobody has computed, and say of every table that has all that it is whole."""
+    for table in tables.values():
+        table.start()
     count = len(images)
     shards = [range(i, min(i + SHARD, count)) for i in range(0, count, SHARD)]
     begun: deque[int] = deque()  # shards that the loaders have been sent for, in order
@@ -246,15 +249,16 @@ def _fill(
                 _write(encoder, np.concatenate(parts), images, tables, begun.popleft())
                 parts = []
     for table in tables.values():
-        if not table.whole():
+        if not table.whole() and all(map(table.done, range(len(shards)))):
             table.finish()
 
 
 def _first(shards: int, job: Job) -> int:
-    """Where this process begins, so that several begin at different places."""
-    if job.world.size > 1:
-        return shards * job.world.rank // job.world.size
-    return int(os.getpid() * 0.6180339887 % 1 * shards)
+    """Where this process begins: those of one job at equal distances, other jobs anywhere."""
+    several = job.world.size > 1
+    who = os.environ.get("MASTER_PORT", "") if several else f"{platform.node()} {os.getpid()}"
+    start = zlib.crc32(who.encode()) / 2**32 + job.world.rank / job.world.size
+    return int(start % 1 * shards)
 
 
 def _write(

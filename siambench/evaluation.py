@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 
@@ -37,6 +37,8 @@ from siambench.record import (
     write_record,
 )
 
+_ALONE = World(0, 1, torch.device("cpu"))
+
 
 class Data(Protocol):
     """What ``open_data`` returns: anything that can describe itself."""
@@ -46,6 +48,8 @@ class Data(Protocol):
         """Name, fingerprint and counts."""
         ...
 
+
+Parallel = Literal["nothing", "features", "steps"]
 
 C = TypeVar("C", bound=EvaluationConfig)
 D = TypeVar("D", bound=Data)
@@ -65,8 +69,8 @@ class Job:
             ``checkpoint*`` are removed once the record is written.
         key: the record's identity.
         title: for progress bars, e.g. ``"knn simsiam"``.
-        cache: folder of the feature cache; OUT/features where it is not named.
-        world: the processes of the job; one, unless the benchmark is ``parallel``.
+        world: the processes of the job.
+        cache_folder: the feature cache's, if it is named.
     """
 
     seed: int
@@ -76,12 +80,13 @@ class Job:
     folder: Path
     key: str
     title: str
-    cache: Path = Path()
-    world: World = World(0, 1, torch.device("cpu"))
+    world: World = _ALONE
+    cache_folder: Path | None = None
 
-    def __post_init__(self) -> None:
-        if self.cache == Path():
-            object.__setattr__(self, "cache", self.folder.parent.parent / "features")
+    @property
+    def cache(self) -> Path:
+        """Folder of the feature cache: OUT/features where none is named."""
+        return self.cache_folder or self.folder.parent.parent / "features"
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,9 @@ class Benchmark(Generic[C, D]):
         open_data: reads and checks the data; raises UserError before hours of work.
         evaluate: the benchmark itself.
         seeded: whether the seed changes the result; if not, more than one trial would repeat it.
-        parallel: whether ``evaluate`` knows of ``job.world``; process 0 returns the metrics, the
-            others what they like.
+        parallel: what several processes share: ``"nothing"`` (they are refused), ``"features"`` (they
+            extract together, through the cache alone; then the first goes on by itself), or
+            ``"steps"`` (all take part to the end). Process 0 returns the metrics.
     """
 
     verb: str
@@ -105,7 +111,7 @@ class Benchmark(Generic[C, D]):
     open_data: Callable[[C], D]
     evaluate: Callable[[Backbone, D, C, Job], list[Metric]]
     seeded: Callable[[C], bool] = lambda config: True
-    parallel: bool = False
+    parallel: Callable[[C], Parallel] = lambda config: "nothing"
 
 
 def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
@@ -123,11 +129,13 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
 
 
 def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Record]:
-    if world.size > 1 and not benchmark.parallel:
+    parallel = benchmark.parallel(config)
+    if world.size > 1 and parallel == "nothing":
         raise world.problem(f"{benchmark.verb} runs in one process; start it without torchrun")
-    if config.trials < 1 or config.seed < 0:
+    if config.trials < 1 or not 0 <= config.seed <= 2**63 - config.trials:
         raise world.problem(
-            f"trials must be at least 1 and seed at least 0, not {config.trials} and {config.seed}"
+            f"trials must be at least 1 and seed at least 0 and below 2^63, not {config.trials} and "
+            f"{config.seed}"
         )
     overrides = world.from_first(lambda: overridden(config, benchmark.verb))
     world.from_first(lambda: writable_folder(config.out, "--out: folder"))
@@ -148,7 +156,9 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
         key = record_key(name, protocol_hash, backbone.sha256, fingerprint, seed, trial)
         stem = f"{name}-{backbone.name}-{key}"
         path = Path(config.out) / "records" / f"{stem}.json"
-        record = world.from_first(lambda path=path, key=key: valid_record(path, key))  # type: ignore[misc]
+        # With features alone in common no process waits for another: the first may be at work for hours.
+        one = world if parallel == "steps" else World(0, 1, world.device)
+        record = one.from_first(lambda path=path, key=key: valid_record(path, key))  # type: ignore[misc]
         if record is None:
             job = Job(
                 seed=seed,
@@ -158,8 +168,8 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
                 folder=Path(config.out) / "jobs" / stem,
                 key=key,
                 title=f"{name} {backbone.name}" + (f" #{trial}" if trials > 1 else ""),
-                cache=Path(getattr(config, "cache", "")),
                 world=world,
+                cache_folder=Path(cache) if (cache := getattr(config, "cache", "")) else None,
             )
             record = _run_trial(benchmark, config, backbone, data, job, name, protocol, overrides)
             if record is None:

@@ -1,4 +1,4 @@
-"""Exact neighbours, most of the work in bf16: a shortlist, scored anew in float32, and proven whole.
+"""Neighbours, most of the work in bf16: a shortlist, scored anew in float32, and shown to be whole.
 
 Faster where the processor multiplies bf16 matrices (AVX512-BF16, AMX), slower where it does not.
 
@@ -6,11 +6,12 @@ With m near the mean of the training rows, q·x = q'·x' + m·x + m·q' for q' =
 the product q'·x' is bf16: it is small, so that its rounding does little harm. How much a row that is
 not on the list may gain by rounding is bounded by
 
-* its factors' rounding: each number errs by at most 2^-9 of itself. Errors are taken to be independent
-  and without bias; then their sum over the dimensions is above z 2^-8.5 |q'|₄ |x'|₄ with a probability
-  below exp(-z²/2) (Hoeffding; the sum of q'²x'² is at most |q'|₄²|x'|₄²), 1e-14 for a pair at z = 8.
-  Products of two errors add at most 2^-18 |q'||x'|.
-* its product's rounding: at most 2^-9 of it, and what the product can be is known, as with m·x it was
+* its factors' rounding: each number errs by at most 2^-8 of itself. So that no pattern in the features is
+  rounded alike, each dimension is first scaled by a random factor between 1 and 2, up in q' and down in
+  x': errors are then independent and as good as without bias, and their sum over the dimensions is above
+  z 2^-7.5 |q'|₄ |x'|₄ with a probability below exp(-z²/2) (Hoeffding; the sum of q'²x'² is at most
+  |q'|₄²|x'|₄²), 1e-14 for a pair at z = 8. Products of two errors add at most 2^-16 |q'||x'|.
+* its product's rounding: at most 2^-8 of it, and what the product can be is known, as with m·x it was
   not enough for the list. A negative one leaves the row below m·x.
 * float32 sums: the search's own tolerance.
 
@@ -45,13 +46,15 @@ def search(
     length = min(len(train), count + max(32, need // 8))
     mean = _centre(train)
     centred = query - mean
-    size, offset, low = _norm4(centred), centred @ mean, centred.bfloat16()
+    scale = torch.rand(len(mean), generator=torch.Generator().manual_seed(0)).exp2_()
+    size, offset, low = _norm4(centred), centred @ mean, centred.mul_(scale).bfloat16()
     del centred
     heaps = Heaps(len(query), length)
     largest, lowest, highest = 0.0, torch.inf, -torch.inf  # of |x'|₄, and of m·x
     for row, block in unit_blocks(train, CPU):
         level = block @ mean
-        low_block = block.sub_(mean).bfloat16()
+        largest = max(largest, float(_norm4(block.sub_(mean)).max()))
+        low_block = block.div_(scale).bfloat16()
         for part in parts(len(query), len(block), CPU):
             products = low[part] @ low_block.T
             for first in range(0, len(products), _PIECE):
@@ -59,12 +62,11 @@ def search(
                 sums = heaps.room(*piece.shape)
                 torch.add(level, piece, out=torch.from_numpy(sums))
                 heaps.add(sums, part.start + first, row)
-        largest = max(largest, float(_norm4(block).max()))
         lowest, highest = min(lowest, float(level.min())), max(highest, float(level.max()))
     listed, index = heaps.sorted()
     last = torch.from_numpy(listed[:, -1])
-    left_out = (last + (last - lowest).clamp_min(0) * 2**-8.9).clamp_min(highest)
-    factors = _Z * 2**-8.5 * largest * size + 2**-16  # |q'| and |x'| are at most 2
+    left_out = (last + (last - lowest).clamp_min(0) * 2**-7.9).clamp_min(highest)
+    factors = _Z * 2**-7.5 * largest * size + 2**-14  # |q'| and |x'| are at most 2
     beaten = left_out + offset + factors + 2 * tolerance(train.shape[1])
     similarity = _rescored(train, query.numpy(), index)
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]

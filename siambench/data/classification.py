@@ -1,5 +1,6 @@
 """Pictures with classes, of whatever layout a data set comes in, checked before any work."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from siambench.data.images import EXTENSIONS, ImageList, describe, read_image_folder
+from siambench.data.images import (
+    EXTENSIONS,
+    ImageList,
+    class_folders,
+    describe,
+    read_image_folder,
+)
 from siambench.data.json_lists import find_json_lists
 from siambench.data.pictures import FileImages, Images, shared
 from siambench.data.text_lists import Lists, find_text_lists
@@ -20,6 +27,7 @@ from siambench.record import DatasetInfo
 
 __all__ = ["Classification", "Images", "Split", "open_classification"]
 
+_TEST_FOLDERS = ("val", "valid", "validation", "test")  # the first that is there
 _LAYOUTS = (
     "train/CLASS/* and val/CLASS/* (or test/); CLASS/*; train20YY.json and val20YY.json; train.txt and "
     "val.txt (or test.txt) of PATH LABEL lines; train_places205.csv and val_places205.csv; "
@@ -111,17 +119,29 @@ def open_classification(
         else:
             found = _flat(root, skip_bad, flat)
     _check(found, data)
-    return found if found.same else _compare(found)
+    found = found if found.same else _compare(found)
+    say(_told(found, data))
+    return found
+
+
+def _told(found: Classification, data: str) -> str:
+    """What was opened, in a line."""
+    kind = "classes, several labels an image" if found.multilabel else "classes"
+    counts = f"{len(found.train.labels):,} {found.train.name}"
+    counts += "" if found.same else f" and {len(found.test.labels):,} {found.test.name}"
+    return f"data {data}: {counts} images, {len(found.classes):,} {kind}"
 
 
 def _image_folders(root: Path, skip_bad: bool) -> Lists | None:
     """ImageNet's layout, checked; None where ``root/train`` has no class folders."""
     train = root / "train"
-    if not train.is_dir() or not any(entry.is_dir() for entry in train.iterdir()):
+    if not train.is_dir() or not class_folders(train):
         return None
-    names = [name for name in ("val", "test") if (root / name).is_dir()]
+    names = [name for name in _TEST_FOLDERS if (root / name).is_dir()]
     if not names:
-        raise UserError(f"{root} has train/ but neither val/ nor test/; expected val/CLASS/IMAGE")
+        raise UserError(
+            f"{root} has train/ but none of {', '.join(_TEST_FOLDERS)}; expected val/CLASS/IMAGE"
+        )
     images = read_image_folder(root, "train", skip_bad=skip_bad)
     other = read_image_folder(root, names[0], skip_bad=skip_bad, classes=images.classes)
     return {"train": images, names[0]: other}
@@ -145,8 +165,8 @@ def _described(root: Path, lists: Mapping[str, ImageList | ArrayList]) -> Classi
 
 def _flat(root: Path, skip_bad: bool, flat: Literal["divide", "same"]) -> Classification:
     """A folder of class folders."""
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
-    splits_only = all(folder.name in {"train", "val", "valid", "test"} for folder in folders)
+    folders = sorted(class_folders(root))
+    splits_only = all(folder.name in {"train", *_TEST_FOLDERS} for folder in folders)
     files = (path for folder in folders for path in folder.rglob("*"))
     if splits_only or not any(path.suffix.lower() in EXTENSIONS for path in files):
         raise UserError(f"{root} is no data set of a known layout; looked for {_LAYOUTS}")
@@ -203,6 +223,13 @@ def _check(found: Classification, data: str) -> None:
     """Refuse classes that cannot be learnt."""
     if len(found.classes) < 2:
         raise UserError(f"{data} has the one class {found.classes[0]}; at least two are needed")
+    for name in found.classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{data}: class {os.fsencode(name)!r} is not UTF-8, which records must be; rename it"
+            ) from None
     count = len(found.classes)
     if found.multilabel:
         counts = [(split.labels == 1).sum(0) for split in (found.train, found.test)]

@@ -61,8 +61,11 @@ def decode(path: str | Path) -> Image.Image:
             if image.mode == "F":
                 raise ValueError("its pixels are floats; save it with 8 bits")
             if image.mode.startswith("I"):
-                upper = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
-                return Image.fromarray(upper).convert("RGB")
+                values = np.asarray(image)
+                # Pillow gives 16-bit PGM the mode of 32-bit integers
+                deep = image.mode != "I" or image.format == "PPM" or values.max() > 255
+                grey = (values >> 8 if deep else values).clip(0, 255).astype(np.uint8)
+                return Image.fromarray(grey).convert("RGB")
             image.info.pop("transparency", None)  # dropped anyway, but not without a warning
             return image.convert("RGB")
     except FileNotFoundError:
@@ -257,14 +260,18 @@ class ImageList:
         return kept if all(good) else replace(kept[np.flatnonzero(good)], skipped=good.count(False))
 
     def fingerprint(self) -> str:
-        """SHA-256 over (relative path, bytes, label)."""
-        if self.facts is not None:
-            sizes = self.facts.size.tolist()
-        else:
-            sizes = [self.root.joinpath(p).stat().st_size for p in self.paths]
+        """SHA-256 over (relative path, bytes, label, digest of the last 4 KiB).
+
+        Raises:
+            UserError: the files were not checked, and one cannot be read.
+        """
+        facts = self.facts
+        if facts is None:
+            _, facts = examine_images([f"{self.root}/{path}" for path in self.paths], False)
         # names that are no UTF-8 have no JSON
         names = (os.fsencode(path).decode(errors="backslashreplace") for path in self.paths)
-        return digest_of([list(row) for row in zip(names, sizes, self.labels, strict=True)])
+        columns = (names, facts.size.tolist(), self.labels, facts.mark.tolist())
+        return digest_of([list(row) for row in zip(*columns, strict=True)])
 
 
 def read_image_folder(
@@ -289,7 +296,7 @@ def read_image_folder(
         folder=True,
         hint=f"expected ImageNet's layout, {root}/{split}/CLASS/IMAGE",
     )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    names = sorted(entry.name for entry in class_folders(folder))
     if not names:
         raise UserError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
     known = list(classes) if classes is not None else names
@@ -310,10 +317,22 @@ def read_image_folder(
     return ImageList(root, paths, labels, known).checked(skip_bad)
 
 
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in ``folder`` that are not hidden (.ipynb_checkpoints and its like)."""
+    return [e for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")]
+
+
 def _images_inside(folder: Path, prefix: str) -> list[str]:
-    """The images under ``folder``, in the order of their paths' parts; ``prefix`` in its place."""
+    """The images under ``folder``, in the order of their paths' parts; ``prefix`` in its place.
+
+    Links to folders are followed, as torchvision does, but not in circles.
+    """
     found = []
-    for place, _, names in os.walk(folder):
+    above = {str(folder): {os.path.realpath(folder)}}  # of each place, the folders it lies in
+    for place, within, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in within}
+        within[:] = [name for name in within if real[name] not in above[place]]
+        above |= {os.path.join(place, name): above[place] | {real[name]} for name in within}
         inside = place[len(str(folder)) :].replace(os.sep, "/")
         for name in names:
             known = os.path.splitext(name)[1].lower() in EXTENSIONS

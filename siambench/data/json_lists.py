@@ -30,9 +30,12 @@ def find_json_lists(root: Path) -> Lists | None:
         for path in root.iterdir()
         if (found := re.fullmatch(r"train(20\d\d)\.json", path.name))
     )
-    years = [year for year in years if (root / f"val{year}.json").is_file()]
     if not years:
         return None
+    if lacking := [year for year in years if not (root / f"val{year}.json").is_file()]:
+        raise UserError(
+            f"{root} has train{lacking[0]}.json but no val{lacking[0]}.json; unpack it there"
+        )
     if len(years) > 1:
         raise UserError(f"{root} has lists of {' and '.join(years)}; leave one year's there")
     paths = {split: root / f"{split}{years[0]}.json" for split in ("train", "val")}

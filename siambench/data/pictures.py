@@ -94,9 +94,9 @@ class FileImages:
         return os.path.join(self.root, self.name(index))
 
     def stamp(self) -> str:
-        """SHA-256 (hex) over every file's relative path, size and modification time, in order."""
+        """SHA-256 (hex) over every file's relative path, size, time of modification and last bytes."""
         facts = self.facts()
-        parts = (self._names, facts.size.tobytes(), facts.mtime.tobytes())
+        parts = (self._names, facts.size.tobytes(), facts.mtime.tobytes(), facts.mark.tobytes())
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def marks(self) -> np.ndarray:

@@ -65,7 +65,7 @@ def read_text_list(path: Path, root: Path) -> ImageList:
 
 def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """Number, path and label of each line that is not blank."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             words = line.strip().rsplit(None, 1)
             if len(words) == 1:
@@ -100,7 +100,7 @@ def _named(root: Path, lists: Lists) -> Lists:
     train, other = lists.values()
     path = root / "classes.txt"
     if path.is_file():
-        classes = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        classes = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
         classes = [name.strip() for name in classes if name.strip()]
         for split, images in lists.items():
             if max(images.labels) >= len(classes):

@@ -86,6 +86,31 @@ def test_extraction_is_shared(scenes, backbone_file, tmp_path):
         np.testing.assert_allclose(rows, theirs, rtol=1e-3)
 
 
+def test_the_short_road_needs_the_others_for_features_only(scenes, backbone_file, tmp_path):
+    """Two trials: the second process is at the second one's features while the first trains."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    probe = ["--epochs=3", "--base_lr=[0.1, 1]", "--views=1", "--trials=2", "--flip=false"]
+    assert run_verb(VERBS["linear"], arguments_of(scenes, backbone_file, alone, *probe)) == 0
+    done = torchrun("eval_linear", arguments_of(scenes, backbone_file, shared, *probe))
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        {path.name: read_record(path).metrics for path in (out / "records").iterdir()}
+        for out in (alone, shared)
+    )
+    assert len(one) == 2
+    assert one.keys() == two.keys()
+    for name, metrics in one.items():
+        for a, b in zip(metrics, two[name], strict=True):
+            assert b.value == pytest.approx(a.value, abs=1e-6)
+
+
+def test_what_is_wrong_is_said_once(scenes, backbone_file, tmp_path):
+    wild = ["--road=online", "--base_lr=1e30", "--weight_decay=1", "--epochs=3", "--batch_size=32"]
+    done = torchrun("eval_linear", arguments_of(scenes, backbone_file, tmp_path, *wild))
+    assert done.returncode != 0
+    assert done.stderr.count("training diverged") == 1
+
+
 def test_what_runs_in_one_process_says_so(scenes, backbone_file, tmp_path):
     arguments = [f"--backbone={backbone_file}", f"--data={scenes}", f"--out={tmp_path}"]
     done = torchrun("eval_detection", [*arguments, "--preset=voc07-frcnn-c4"])

@@ -274,6 +274,17 @@ def test_killed_run_goes_on_and_ends_alike(config, monkeypatch, road):
     ]
 
 
+def test_a_damaged_checkpoint_is_said_and_left(config, capsys):
+    whole, heads = probe(config, "whole")
+    folder = Path(config.out) / "damaged" / "job"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.safetensors").write_bytes(b"\0" * 100)
+    again, anew = probe(config, "damaged")
+    assert "checkpoint.safetensors is damaged" in capsys.readouterr().err
+    assert again == whole
+    assert torch.equal(anew["avgpool.weight"], heads["avgpool.weight"])
+
+
 def test_a_backbone_that_moves_is_a_fault(config):
     backbone = load_backbone(config.backbone)
 

@@ -28,8 +28,6 @@ PUBLISHED = {
     "in1k-linear-barlow-twins-100e": ("sgd", 0.3, 256, 100, 1e-6, False, [], ["avgpool"]),
     # lightly benchmarks/imagenet/resnet50/linear_eval.py
     "in1k-linear-lightly-90e": ("sgd", 0.1, 256, 90, 0.0, False, [], ["avgpool"]),
-    # dino eval_linear.py, 8 GPUs x 128
-    "in1k-linear-dino-100e": ("sgd", 0.001, 1024, 100, 0.0, False, [], ["avgpool"]),
     # mmselfsup 0.x resnet50_mhead_linear-8xb32-steplr-90e_in1k.py, and a sixth head
     "in1k-linear-mhead-90e": (
         *("sgd", 0.01, 256, 90, 1e-4, True),

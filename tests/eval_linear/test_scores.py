@@ -167,6 +167,21 @@ def test_map_interval_is_that_of_resampled_images(monkeypatch, block):
     assert wanted[1] - wanted[0] > 5
 
 
+def test_map_interval_is_about_the_map_whatever_the_logits_size():
+    """Sigmoids of large logits round to 1 and would tie; the interval is of the same ranking."""
+    labels, scores = voc_like(6)
+    logits = torch.tensor(scores)[:, None] * torch.tensor([1.0, 1000.0]).view(1, 2, 1)
+    intervals = []
+    for head in (0, 1):
+        ranking = Ranking(head)
+        ranking.add(logits.float(), torch.tensor(labels))
+        found = ranking.scores()
+        low, high = map_interval(labels, found.logits, seed=0)
+        assert low < found.mean[head] < high
+        intervals.append((low, high))
+    assert intervals[0] == pytest.approx(intervals[1])
+
+
 def test_hold_out_of_images_with_several_labels():
     labels = voc_like(4)[0]
     held = hold_out(labels, 0.1, seed=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,9 +198,10 @@ def test_processes_that_know_nothing_of_each_other(backbone_file, tmp_path):
     np.testing.assert_allclose(rows, wanted, rtol=1e-3, atol=1e-5)
 
 
-def test_ranks_begin_at_different_places_and_all_is_done(backbone_file, tmp_path):
+def test_ranks_begin_at_different_places_and_all_is_done(backbone_file, tmp_path, monkeypatch):
     """One rank alone finishes the work of a job whose others died."""
     images = Noise()
+    monkeypatch.setattr(siambench.cache.zlib, "crc32", lambda who: 0)
     job = replace(job_at(tmp_path), world=World(1, 2, torch.device("cpu")))
     begun = []
     write = siambench.cache.Table.write
@@ -214,8 +216,9 @@ def test_ranks_begin_at_different_places_and_all_is_done(backbone_file, tmp_path
     assert begun == [3, 4, 5, 6, 0, 1, 2]
 
 
-def test_a_shard_that_another_process_has_done_is_left_out(backbone_file, tmp_path):
+def test_a_shard_that_another_process_has_done_is_left_out(backbone_file, tmp_path, monkeypatch):
     """Asked anew before each shard, not once at the start."""
+    monkeypatch.setattr(siambench.cache.zlib, "crc32", lambda who: 0)
     images = Noise()
     job = replace(job_at(tmp_path), world=World(0, 2, torch.device("cpu")))
     write = siambench.cache.Table.write
@@ -276,6 +279,44 @@ def test_a_damaged_file_is_made_again(backbone_file, tmp_path, damage):
     about = json.loads((file.parent / "table.json").read_text())
     assert about["shape"] == [COUNT, 128]
     assert about["backbone"] == "tiny"
+
+
+def test_a_folder_emptied_while_it_is_filled_is_filled_anew(backbone_file, tmp_path):
+    """Deleted, and begun again by another process, before the last shard: no row stays empty."""
+    wanted = by_hand(backbone_file, Noise().pixels).numpy()
+    write = siambench.cache.Table.write
+
+    def emptied(table, shard, rows):
+        write(table, shard, rows)
+        if len(list((table.folder / "done").iterdir())) == 5:
+            siambench.cache.Table.write = write
+            shutil.rmtree(table.folder)
+            table.start()
+
+    siambench.cache.Table.write = emptied
+    try:
+        rows = cached_features(
+            encoder_of(backbone_file), {"t": Noise()}, "float32", job_at(tmp_path)
+        )
+    finally:
+        siambench.cache.Table.write = write
+    np.testing.assert_allclose(rows["t", "avgpool"], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_room_for_all_is_asked_for_before_the_first(backbone_file, tmp_path, monkeypatch):
+    """One split would fit, two do not."""
+    usage = namedtuple("usage", "free")
+    one = 4096 + COUNT * 128 * 2
+    monkeypatch.setattr(siambench.cache.shutil, "disk_usage", lambda path: usage(one * 1.5))
+    images = Noise()
+    with pytest.raises(UserError, match="--cache"):
+        cached_features(
+            encoder_of(backbone_file),
+            {"train": images, "val": Noise(key="b")},
+            "float16",
+            job_at(tmp_path),
+        )
+    assert images.asked == 0
 
 
 def test_memory_does_not_grow_with_the_images(backbone_file, tmp_path):

@@ -91,6 +91,8 @@ def test_refused_before_any_work(config, tmp_path):
         run(replace(config, trials=0))
     with pytest.raises(UserError, match="seed at least 0"):
         run(replace(config, seed=-1))
+    with pytest.raises(UserError, match="below 2\\^63"):
+        run(replace(config, seed=10**30))
     with pytest.raises(UserError, match="device 'gpu' is unknown"):
         run(replace(config, device="gpu"))
     with pytest.raises(UserError, match="device 'meta' is not supported"):
@@ -127,6 +129,15 @@ def test_a_gpu_leaves_the_cores_to_the_loader(monkeypatch):
     monkeypatch.setattr(device, "cores", lambda: 16)
     assert device.share_cores(-1, torch.device("cuda")) == 16
     assert device.share_cores(3, torch.device("cuda")) == 3
+
+
+def test_the_cache_lies_where_it_is_told(config, tmp_path, monkeypatch):
+    """Two run folders share one; ``.`` is a folder like any other."""
+    monkeypatch.chdir(tmp_path)
+    run(replace(config, cache=".", out="one"))
+    run(replace(config, cache=".", out="two"))
+    assert len(list(tmp_path.glob("*-avgpool-*"))) == 2
+    assert not list(tmp_path.glob("*/features"))
 
 
 def test_a_record_under_another_ones_name_is_not_taken(config, tmp_path, capsys):

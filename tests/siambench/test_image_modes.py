@@ -88,6 +88,12 @@ def test_sixteen_bit_tiff_and_pgm_keep_the_upper_bits(tmp_path, kind):
     np.testing.assert_array_equal(decode_array(tmp_path / "x.pgm"), three(GREY16 >> 8))
 
 
+def test_integers_that_are_eight_bits_stay_so(tmp_path):
+    values = np.arange(0, 250, 10, dtype=np.int32).reshape(5, 5)
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    np.testing.assert_array_equal(decode_array(tmp_path / "x.tif"), three(values))
+
+
 @pytest.mark.parametrize("suffix", ["tif", "jpg"])
 def test_cmyk_is_light_that_the_inks_leave(tmp_path, suffix):
     inks = np.array([[0, 0, 0, 0], [255, 0, 0, 0], [0, 128, 255, 0], [40, 80, 120, 100]], np.uint8)

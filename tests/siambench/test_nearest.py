@@ -216,7 +216,7 @@ def test_the_shortlist_knows_how_far_products_round():
     """In many dimensions factors' errors cancel, while similarities of 0.9 round by up to 0.002."""
     rng = np.random.default_rng(23)
     one = rng.normal(size=4096)
-    train = rng.normal(size=(800, 4096)) * rng.normal(0.4, 0.01, (800, 1)) + one
+    train = rng.normal(size=(800, 4096)) * rng.normal(0.4, 0.02, (800, 1)) + one
     train = np.concatenate([train, -train]).astype(np.float32)  # so that the mean takes nothing off
     queries = (rng.normal(size=(60, 4096)) * rng.uniform(0.01, 0.4, (60, 1)) + one).astype(
         np.float32
@@ -226,6 +226,21 @@ def test_the_shortlist_knows_how_far_products_round():
     wanted = brute_force(train, queries, 10)[1]
     assert all(set(wanted[i]) <= set(index[i]) for i in np.flatnonzero(sure))
     assert 0 < sure.sum() < 60
+
+
+def test_features_that_would_all_be_rounded_alike_do_not_deceive_the_shortlist():
+    """One row's 4,065 equal numbers lose 0.4 % each in bf16, the others' are powers of two."""
+    rng, d = np.random.default_rng(0), 4096
+
+    def row(length, flipped):
+        signs = np.where(np.arange(length) < flipped, -1.0, 1.0)
+        return rng.permutation(np.pad(signs / length**0.5, (0, d - length)))
+
+    rows = [row(d, 1024) for _ in range(60)] + [row(d, 1019), row(4065, 1005)]
+    train = np.concatenate([rows, np.negative(rows)]).astype(np.float32)
+    queries = np.full((1, d), 1 / 64, np.float32)
+    assert brute_force(train, queries, 1)[1][0, 0] == 61
+    assert nearest(train, queries, 1, search="shortlist")[1][0, 0] == 61
 
 
 def test_the_tolerance_holds():

@@ -1,9 +1,11 @@
-"""What is wrong with the numbers of a linear probe's protocol."""
+"""What is wrong with a protocol's numbers, by themselves or for the data."""
 
 import math
 
 from eval_linear.config import LinearConfig
+from siambench.data.classification import Classification
 from siambench.pooling import LAYERS
+from siambench.progress import say
 
 
 def problems(config: LinearConfig) -> list[str]:
@@ -45,3 +47,14 @@ def problems(config: LinearConfig) -> list[str]:
         and config.road == "online",
     }
     return [line for line, is_so in wrong.items() if is_so]
+
+
+def warn_of_enlarging(data: Classification, resize: int, crop: int) -> None:
+    """Say so if the images are smaller than what the network is to see of them."""
+    width, height = data.train.images[0].size
+    if min(width, height) < crop:
+        say(
+            f"warning: {data.train.images.name(0)} has {width} x {height} pixels and is enlarged to "
+            f"{resize} before the crop of {crop}; a backbone trained on small images wants --resize and "
+            "--crop of their size"
+        )

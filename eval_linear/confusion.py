@@ -73,7 +73,7 @@ def write_predictions(
 ) -> None:
     """Write a CSV file (UTF-8), one line per image, atomically.
 
-    The columns are image, label, predicted and score; with several labels per image: image, present
+    The columns are image, label, predicted and score (if there is one); with several labels per image: image, present
     (class names), left out, and each class's score.
 
     Args:
@@ -93,11 +93,10 @@ def write_predictions(
     ):
         table = csv.writer(file)
         if predicted is not None:
-            table.writerow(["image", "label", "predicted", "score"])
-            shown = [""] * len(labels) if scores is None else [f"{score:.6f}" for score in scores]
+            table.writerow(["image", "label", "predicted", *([] if scores is None else ["score"])])
+            shown = [[]] * len(labels) if scores is None else [[f"{score:.6f}"] for score in scores]
             for name, label, said, score in zip(names, labels, predicted, shown, strict=True):
-                answer = classes[said] if said >= 0 else ""
-                table.writerow([name, classes[label], answer, score])
+                table.writerow([name, classes[label], classes[said] if said >= 0 else "", *score])
             return
         assert scores is not None, "several labels per image have a score per class"
         table.writerow(["image", "present", "left out", *classes])

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 
 from eval_linear import VERBS
+from eval_linear.checks import warn_of_enlarging
 from eval_linear.config import KnnConfig
 from eval_linear.results import as_metrics, class_metrics, keep_answers, top1_interval
 from siambench.backbone import Backbone
@@ -17,7 +18,8 @@ from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.features import ImageFiles, LayerFeatures, center_crop_transform
 from siambench.knn import knn_predictions
 from siambench.nearest import check_search
-from siambench.record import Metric, Record
+from siambench.progress import say
+from siambench.record import Metric, Record, record_path
 
 
 def open_data(config: KnnConfig) -> Classification:
@@ -47,8 +49,11 @@ def open_data(config: KnnConfig) -> Classification:
     if not config.k or min(config.k) < 1 or max(config.k) > most:
         raise UserError(
             f"knn: k {config.k} with {most} possible neighbours in {config.data}; every k must be "
-            "between 1 and their number; choose others, e.g. --k '[10,20]'"
+            "between 1 and their number; choose others, e.g. --k 10,20"
         )
+    if data.same:
+        say(f"each of the {most + 1:,} images is classified by the others")
+    warn_of_enlarging(data, config.resize, config.crop)
     return data
 
 
@@ -126,6 +131,7 @@ def run(config: KnnConfig) -> list[Record]:
                 )
                 interval = f"{low:.2f} to {high:.2f}"
                 print(f"{k:>6}{t:>8g}{top1:8.2f}{interval:>18}{top5:8.2f}{mean:12.2f}")
+        print(f"record    {record_path(config.out, record)} ({record.seconds:.0f} s)")
     return records
 
 

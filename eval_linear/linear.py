@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_linear.checks import problems
+from eval_linear.checks import problems, warn_of_enlarging
 from eval_linear.config import LinearConfig
 from eval_linear.probe import Probe, save_heads, train
 from eval_linear.results import keep_answers, layer_metrics, lines_of, sweep_metrics
@@ -20,7 +20,7 @@ from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.features import LayerFeatures
 from siambench.pooling import LAYERS
-from siambench.record import Metric, Record
+from siambench.record import Metric, Record, record_path
 
 
 def open_data(config: LinearConfig) -> Classification:
@@ -38,6 +38,7 @@ def open_data(config: LinearConfig) -> Classification:
             f"linear: every class of {config.data} has one training image, so none can be held out to "
             "choose among several settings; name one base_lr and one weight_decay"
         )
+    warn_of_enlarging(data, config.resize, config.crop)
     return data
 
 
@@ -149,4 +150,5 @@ def run(config: LinearConfig) -> list[Record]:
         for line in lines_of(record, config):
             print(line)
         print(f"head      {Path(config.out) / 'jobs' / record.stem / 'head.safetensors'}")
+        print(f"record    {record_path(config.out, record)} ({record.seconds:.0f} s)")
     return records

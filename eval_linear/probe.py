@@ -16,6 +16,7 @@ from eval_linear.heads import Heads
 from eval_linear.losses import totals
 from eval_linear.optim import HeadOptimizer, schedule_factor
 from eval_linear.roads import Cached, Online
+from siambench.backbone import sort_header
 from siambench.distributed import World
 from siambench.errors import first_line
 from siambench.evaluation import Job
@@ -142,6 +143,8 @@ def train(
     checkpoint = job.folder / "checkpoint.safetensors"
     done = probe.load(checkpoint, job.world)
     saved = time.monotonic()
+    if done:
+        say(f"{job.title}: going on after epoch {done} of {config.epochs}")
     y = torch.from_numpy(labels).to(job.device)
     weight = torch.from_numpy(_image_weights(held_out, len(config.settings))).to(job.device)
     batches = epoch_batches(len(labels), config, job.seed, 0)
@@ -157,8 +160,9 @@ def train(
                 part = weight[index]
                 part = part / totals(part, y[index]).clamp(min=1)
                 losses = probe.step(features, y[index], part, factor)
-                last = batch is batches[-1]  # the one time per epoch that the device is waited for
-                progress.advance(1, **({"loss": losses.min().item()} if last else {}))
+                # Waits for the device once an epoch. The least of a sweep's losses would say nothing.
+                told = batch is batches[-1] and losses.shape[1] == 1
+                progress.advance(1, **({"loss": losses.mean().item()} if told else {}))
             due = time.monotonic() - saved >= _CHECKPOINT_EVERY[config.road]
             if due and job.world.rank == 0:
                 probe.save(checkpoint, epoch + 1)
@@ -205,3 +209,4 @@ def save_heads(
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
+        sort_header(temporary)

@@ -139,10 +139,10 @@ def save_backbone(path: str | Path, state: Mapping[str, Tensor], meta: BackboneM
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=strings)
-        _sort_header(temporary)
+        sort_header(temporary)
 
 
-def _sort_header(path: Path) -> None:
+def sort_header(path: Path) -> None:
     """Sort the metadata in a safetensors header, in place: the library's order is random.
 
     The same weights then give the same bytes, and so the same SHA-256 in records.

@@ -4,9 +4,8 @@ A table is a folder ``CACHE/SPLIT-LAYER-KEY`` with the array ``features.npy``, w
 memory-map, and ``table.json``, which says what it holds and whose presence says that it is whole.
 The key is a digest of weights, mean and std, images (paths, sizes, last bytes and times of modification),
 their preparation, layer, precision and type; not of the versions and the machine that move a number's
-last bits. While a table is made, shards
-of 1,024 images are written in place and marked as done one by one in ``done/``: a process that is
-killed loses the shard it was at. Any number of processes, on any number of hosts, may work on one
+last bits. While a table is made, shards of 256 images are written in place and, once they are on the
+disk, marked as done in ``done/``: a process that is killed loses a shard and two seconds. Any number of processes, on any number of hosts, may work on one
 table without a lock: each looks for a shard that is not done yet (two may be at the same one), all
 write the same numbers, and shards of an even number of float16 columns do not share a page of the file.
 """
@@ -15,9 +14,10 @@ import json
 import os
 import platform
 import shutil
+import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,10 @@ from siambench.files import digest_of, write_text
 from siambench.progress import bar
 
 VERSION = 1  # raised when the same key would give other numbers
-SHARD = 1024  # images
+SHARD = 256  # images
+_SYNC_EVERY = (
+    2.0  # seconds: waiting for the disk after every shard would take longer than a GPU does
+)
 _HEADER = 4096  # bytes before the first row: one page
 _BATCH = {"cpu": 64, "cuda": 256}  # images per forward pass
 
@@ -97,7 +100,7 @@ class Table:
             raise UserError(f"cannot write features to {self.folder}: {error.strerror}") from error
 
     def write(self, shard: int, rows: np.ndarray) -> None:
-        """Write the rows (n, D) of one shard and mark it as done, in this order on the disk.
+        """Write the rows (n, D) of one shard.
 
         Raises:
             UserError: the disk is full or has failed.
@@ -110,11 +113,26 @@ class Table:
                 while data:
                     written = os.pwrite(handle, data, at)
                     data, at = data[written:], at + written
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise UserError(f"cannot write features to {self.folder}: {error.strerror}") from error
+
+    def mark(self, shards: Sequence[int]) -> None:
+        """Say of shards that were written that they are done, once the disk has them.
+
+        Raises:
+            UserError: the disk is full or has failed.
+        """
+        try:
+            handle = os.open(self.file, os.O_WRONLY)
+            try:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            with suppress(FileNotFoundError):  # another process was sooner: the table is whole
-                (self.folder / "done" / str(shard)).touch()
+            for shard in shards:
+                with suppress(FileNotFoundError):  # another process was sooner: the table is whole
+                    (self.folder / "done" / str(shard)).touch()
         except OSError as error:
             raise UserError(f"cannot write features to {self.folder}: {error.strerror}") from error
 
@@ -232,25 +250,51 @@ def _fill(
                 yield from (rows[i : i + per_pass] for i in range(0, len(rows), per_pass))
 
     behind = sum(len(rows) for shard, rows in enumerate(shards) if not missing(shard))
-    with bar(title, count, behind) as progress, torch.no_grad():
-        meta = encoder.backbone.meta
-        parts: list[np.ndarray] = []
-        for pixels in normalised_batches(
-            images,  # type: ignore[arg-type]
-            batches(),
-            mean=meta.mean,
-            std=meta.std,
-            device=job.device,
-            workers=job.workers,
-        ):
+    meta = encoder.backbone.meta
+    inputs = normalised_batches(
+        images,  # type: ignore[arg-type]
+        batches(),
+        mean=meta.mean,
+        std=meta.std,
+        device=job.device,
+        workers=job.workers,
+    )
+    parts: list[np.ndarray] = []
+    with bar(title, count, behind) as progress, torch.no_grad(), _Marks(tables.values()) as marks:
+        for pixels in inputs:
             parts.append(encoder(pixels).cpu().numpy())
             progress.advance(len(parts[-1]))
             if sum(map(len, parts)) == len(shards[begun[0]]):
-                _write(encoder, np.concatenate(parts), images, tables, begun.popleft())
+                _write(encoder, np.concatenate(parts), images, tables, begun[0])
+                marks.add(begun.popleft())
                 parts = []
     for table in tables.values():
         if not table.whole() and all(map(table.done, range(len(shards)))):
             table.finish()
+
+
+class _Marks:
+    """Shards that are written; they are marked every two seconds and at the end, also of an interrupted run."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        self.tables, self.shards, self.last = list(tables), list[int](), time.monotonic()
+
+    def __enter__(self) -> "_Marks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mark()
+
+    def add(self, shard: int) -> None:
+        self.shards.append(shard)
+        if time.monotonic() - self.last >= _SYNC_EVERY:
+            self._mark()
+
+    def _mark(self) -> None:
+        for table in self.tables:
+            if self.shards:
+                table.mark(self.shards)
+        self.shards, self.last = [], time.monotonic()
 
 
 def _first(shards: int, job: Job) -> int:

@@ -238,26 +238,40 @@ def _instance(verb: Verb, parser: ArgumentParser, parsed: Namespace) -> Any:
 
 
 def _spell(verb: Verb, arguments: list[str]) -> list[str]:
-    """``--skip-bad`` as ``--skip_bad``, a switch without a value as true, ``--k 10,20`` as a list."""
+    """``--skip-bad`` as ``--skip_bad``, a switch alone as true, ``--k 10,20`` and ``--k 10 20`` as lists."""
     types = {f"--{f.name}": f.type for f in fields(verb.config_class())}
     spelt: list[str] = []
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            flag, *value = argument.split("=", 1)
-            flag = flag.replace("-", "_").replace("__", "--", 1)
-            following = arguments[i + 1] if i + 1 < len(arguments) else "--"
-            if types.get(flag) in (bool, "bool") and not value and following.startswith("--"):
-                value = ["true"]
-            argument = "=".join([flag, *(_listed(types.get(flag), v) for v in value)])
-        elif spelt and (flag := spelt[-1]) in types:
-            argument = _listed(types[flag], argument)
-        spelt.append(argument)
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--"):
+            spelt.append(argument)
+            continue
+        flag, *value = argument.split("=", 1)
+        flag = flag.replace("-", "_").replace("__", "--", 1)
+        if (
+            types.get(flag) in (bool, "bool")
+            and not value
+            and (not arguments or arguments[0].startswith("--"))
+        ):
+            value = ["true"]
+        several = _takes_list(types.get(flag)) and not verb.positional
+        while not value or several:  # what stands behind the flag
+            if flag not in types or not arguments or arguments[0].startswith("--"):
+                break
+            value.append(arguments.pop(0))
+        text = (" " if value and value[0].startswith("[") else ",").join(value)
+        spelt.append(f"{flag}={_listed(types.get(flag), text)}" if value else flag)
     return spelt
+
+
+def _takes_list(kind: Any) -> bool:
+    """Whether a field takes several values, or one or several."""
+    return get_origin(kind) in (list, tuple) or "list[" in str(kind)
 
 
 def _listed(kind: Any, value: str) -> str:
     """A value for a list, or for one value or several, as YAML writes a list."""
-    several = get_origin(kind) in (list, tuple) or ("," in value and "list[" in str(kind))
+    several = get_origin(kind) in (list, tuple) or ("," in value and _takes_list(kind))
     return f"[{value}]" if several and not value.lstrip().startswith("[") else value
 
 

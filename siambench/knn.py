@@ -169,7 +169,7 @@ def _check(
         raise UserError(
             f"kNN: k = {', '.join(map(str, ks))} with {len(train) - exclude_self} training images"
             f"{' beside the one left out' if exclude_self else ''}; every k must be between 1 and "
-            "their number; choose others, e.g. --k '[10,20]'"
+            "their number; choose others, e.g. --k 10,20"
         )
     if not temperatures or not all(0 < t < np.inf for t in temperatures):
         raise UserError(f"kNN: temperatures must be positive, not {list(temperatures)}")

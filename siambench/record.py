@@ -124,6 +124,11 @@ def record_key(
     return digest_of(parts)[:16]
 
 
+def record_path(out: str | Path, record: Record) -> Path:
+    """Where a run folder has the record."""
+    return Path(out) / "records" / f"{record.stem}.json"
+
+
 def write_record(path: str | Path, record: Record) -> None:
     """Write ``record`` with its digest, atomically.
 

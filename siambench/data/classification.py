@@ -108,19 +108,22 @@ def open_classification(
         ('val', ['eight', 'five', 'four'], False)
     """
     if data.startswith("torchvision:"):
-        found = _torchvision(data, skip_bad, download)
+        kind, found = "torchvision's data set", _torchvision(data, skip_bad, download)
     else:
-        root = existing(data, "data folder", folder=True)
-        lists = _image_folders(root, skip_bad) or find_json_lists(root) or find_text_lists(root)
-        if lists:
-            found = _of_lists(root, lists, skip_bad)
+        root = existing(data, "data folder", folder=True, hint="or name torchvision:NAME:FOLDER")
+        if lists := _image_folders(root, skip_bad):
+            kind, found = "image folders", _of_lists(root, lists, skip_bad)
+        elif lists := find_json_lists(root):
+            kind, found = "iNaturalist's lists", _of_lists(root, lists, skip_bad)
+        elif lists := find_text_lists(root):
+            kind, found = "text lists", _of_lists(root, lists, skip_bad)
         elif any((root / place).is_dir() for place in ("VOCdevkit/VOC2007", "VOC2007")):
-            found = _voc(root, skip_bad)
+            kind, found = "VOC 2007", _voc(root, skip_bad)
         else:
-            found = _flat(root, skip_bad, flat)
+            kind, found = "one folder of classes", _flat(root, skip_bad, flat)
     _check(found, data)
     found = found if found.same else _compare(found)
-    say(_told(found, data))
+    say(_told(found, f"{data}, {kind}"))
     return found
 
 
@@ -129,7 +132,9 @@ def _told(found: Classification, data: str) -> str:
     kind = "classes, several labels an image" if found.multilabel else "classes"
     counts = f"{len(found.train.labels):,} {found.train.name}"
     counts += "" if found.same else f" and {len(found.test.labels):,} {found.test.name}"
-    return f"data {data}: {counts} images, {len(found.classes):,} {kind}"
+    skipped = found.info.counts.get("skipped", 0)
+    left_out = f"; {skipped:,} images that cannot be decoded are left out" if skipped else ""
+    return f"data {data}: {counts} images, {len(found.classes):,} {kind}{left_out}"
 
 
 def _image_folders(root: Path, skip_bad: bool) -> Lists | None:
@@ -170,6 +175,10 @@ def _flat(root: Path, skip_bad: bool, flat: Literal["divide", "same"]) -> Classi
     files = (path for folder in folders for path in folder.rglob("*"))
     if splits_only or not any(path.suffix.lower() in EXTENSIONS for path in files):
         raise UserError(f"{root} is no data set of a known layout; looked for {_LAYOUTS}")
+    if (root / "annotations").is_dir():
+        raise UserError(
+            f"{root} looks like COCO, whose images have no classes of their own; see `siambench detect`"
+        )
     if within := [folder for folder in folders if (folder / "train").is_dir()]:
         raise UserError(f"{root} holds data sets, such as {within[0]}; name one of them")
     whole = read_image_folder(root, "", skip_bad=skip_bad)

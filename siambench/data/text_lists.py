@@ -111,10 +111,12 @@ def _named(root: Path, lists: Lists) -> Lists:
                 )
     else:
         count = max(*train.labels, *other.labels) + 1
-        if count > len(train) + len(other):
+        if lacking := set(range(min(count, len(train) + 1))) - set(train.labels):
+            split, images = max(lists.items(), key=lambda item: max(item[1].labels))
+            culprit = images.paths[images.labels.index(count - 1)]
             raise UserError(
-                f"train and other list of {root}: label {count - 1} with {len(train)} training "
-                "images; labels must be 0, 1, 2, ... without gaps"
+                f"{root}: no image of the train list has label {min(lacking)}, but {culprit} of the "
+                f"{split} list has {count - 1}; add some, or number the classes 0, 1, 2, ..."
             )
         classes = _folder_names(train, count) or [str(label) for label in range(count)]
     return {s: ImageList(i.root, i.paths, i.labels, classes) for s, i in lists.items()}

@@ -175,6 +175,9 @@ def test_data_sets_of_a_run_file_lie_in_its_data_folder():
         ("knn", ["--k", "20"], "k", [20]),
         ("knn", ["--k=10,20"], "k", [10, 20]),
         ("knn", ["--k", "[10, 20]"], "k", [10, 20]),
+        ("knn", ["--k", "10", "20", "--seed", "3"], "k", [10, 20]),
+        ("linear", ["--base_lr", "0.1", "1", "--flip", "false"], "base_lr", [0.1, 1.0]),
+        ("linear", ["--layers", "feature4", "avgpool"], "layers", ["feature4", "avgpool"]),
         ("linear", ["--base-lr", "0.1"], "base_lr", 0.1),
         ("linear", ["--base_lr", "0.1,1"], "base_lr", [0.1, 1.0]),
         (

@@ -51,6 +51,7 @@ class Noise:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(siambench.cache, "SHARD", 8)
+    monkeypatch.setattr(siambench.cache, "_SYNC_EVERY", 0.0)
     monkeypatch.setitem(siambench.cache._BATCH, "cpu", 3)
 
 
@@ -144,14 +145,14 @@ import os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_cache import *
-siambench.cache.SHARD, siambench.cache._BATCH["cpu"] = 8, 3
-write, written = siambench.cache.Table.write, []
-def stop(table, shard, rows):
-    write(table, shard, rows)
-    written.append(shard)
-    if len(written) == 3:
+siambench.cache.SHARD, siambench.cache._BATCH["cpu"], siambench.cache._SYNC_EVERY = 8, 3, 0.0
+mark, marked = siambench.cache.Table.mark, []
+def stop(table, shards):
+    mark(table, shards)
+    marked.extend(shards)
+    if len(marked) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-siambench.cache.Table.write = stop
+siambench.cache.Table.mark = stop
 cached_features(encoder_of(Path({backbone!r})), {{"t": Noise()}}, "float32", job_at(Path({folder!r})))
 """
 
@@ -170,6 +171,25 @@ def test_a_killed_extraction_goes_on(backbone_file, tmp_path):
     )
     assert left.asked <= COUNT - 2 * 8 - COUNT % 8  # three of seven shards were there
     np.testing.assert_array_equal(rows["t", "avgpool"], whole["t", "avgpool"])
+
+
+def test_an_interrupted_extraction_keeps_what_it_wrote(backbone_file, tmp_path, monkeypatch):
+    """Also what was not yet due to be marked."""
+    monkeypatch.setattr(siambench.cache, "_SYNC_EVERY", 1e9)
+    images, left = Noise(), Noise()
+    taken = Noise.__getitem__
+
+    def interrupted(self, index):
+        if images.asked == 30:
+            raise KeyboardInterrupt
+        return taken(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Noise, "__getitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cached_features(encoder_of(backbone_file), {"t": images}, "float16", job_at(tmp_path))
+    cached_features(encoder_of(backbone_file), {"t": left}, "float16", job_at(tmp_path))
+    assert left.asked <= COUNT - 2 * 8
 
 
 def test_processes_that_know_nothing_of_each_other(backbone_file, tmp_path):
@@ -227,6 +247,7 @@ def test_a_shard_that_another_process_has_done_is_left_out(backbone_file, tmp_pa
         write(table, shard, rows)
         if shard == 0:  # the other one, meanwhile
             write(table, 6, np.zeros((2, 128)))
+            table.mark([6])
 
     siambench.cache.Table.write = also_the_last
     try:
@@ -284,22 +305,22 @@ def test_a_damaged_file_is_made_again(backbone_file, tmp_path, damage):
 def test_a_folder_emptied_while_it_is_filled_is_filled_anew(backbone_file, tmp_path):
     """Deleted, and begun again by another process, before the last shard: no row stays empty."""
     wanted = by_hand(backbone_file, Noise().pixels).numpy()
-    write = siambench.cache.Table.write
+    mark = siambench.cache.Table.mark
 
-    def emptied(table, shard, rows):
-        write(table, shard, rows)
+    def emptied(table, shards):
+        mark(table, shards)
         if len(list((table.folder / "done").iterdir())) == 5:
-            siambench.cache.Table.write = write
+            siambench.cache.Table.mark = mark
             shutil.rmtree(table.folder)
             table.start()
 
-    siambench.cache.Table.write = emptied
+    siambench.cache.Table.mark = emptied
     try:
         rows = cached_features(
             encoder_of(backbone_file), {"t": Noise()}, "float32", job_at(tmp_path)
         )
     finally:
-        siambench.cache.Table.write = write
+        siambench.cache.Table.mark = mark
     np.testing.assert_allclose(rows["t", "avgpool"], wanted, rtol=1e-4, atol=1e-5)
 
 

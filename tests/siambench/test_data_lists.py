@@ -92,7 +92,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 def test_a_class_of_val_that_train_lacks(tmp_path):
     text_lists(tmp_path, TRAIN, ["v.jpg 2"])
     with pytest.raises(
-        UserError, match="no image of the train list has label 2, but v.jpg of the val list has 2"
+        UserError, match="no image of the train list has label 2, but v\\.jpg of the val list has 2"
     ):
         open_classification(str(tmp_path))
     (tmp_path / "val.txt").write_text("\n")

@@ -54,7 +54,7 @@ class FeatureConfig(EvaluationConfig):
         cache: folder of the feature cache, which any runs and verbs may share; by default
             OUT/features. What lies there may be deleted at any time.
         precision: of the forward pass: float32, or bf16, which is about twice as fast and moves
-            accuracies by a few hundredths of a point (docs/benchmarks.md).
+            accuracies by a tenth of a point (docs/benchmarks.md).
         storage: of cached features: float16 halves the space (ImageNet's training split: 5.2 GB) and
             rounds each number to 11 bits.
     """

@@ -80,6 +80,19 @@ class LinearConfig(FeatureConfig):
         decays = _listed(self.weight_decay)
         return [(rate, decay) for rate in _listed(self.base_lr) for decay in decays]
 
+    def idle(self) -> set[str]:
+        """Augmentation without augmented views, storage without a cache, and their like."""
+        if self.road == "online":
+            names = {"views", "storage"}
+        else:
+            names = set() if self.views else set(_AUGMENTATION)
+        names |= {"milestones", "gamma"} if self.schedule == "cosine" else set()
+        return names | ({"holdout"} if len(self.settings) == 1 else set())
+
+
+# What the training images go through.
+_AUGMENTATION = {"train_crop", "min_scale", "flip", "color_jitter", "lighting"}
+
 
 def _listed(value: float | list[float]) -> list[float]:
     return value if isinstance(value, list) else [value]

@@ -45,6 +45,10 @@ class EvaluationConfig:
     workers: int = -1
     skip_bad: bool = False
 
+    def idle(self) -> set[str]:
+        """Names of fields that do nothing beside the others' values; they are not in the protocol."""
+        return set()
+
 
 @dataclass
 class FeatureConfig(EvaluationConfig):
@@ -75,7 +79,7 @@ _RUNTIME = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"} | {
 
 def protocol_of(config: EvaluationConfig) -> dict[str, Any]:
     """The fields that define the result: all that are not where, on what and how often."""
-    return {k: v for k, v in asdict(config).items() if k not in _RUNTIME}
+    return {k: v for k, v in asdict(config).items() if k not in _RUNTIME | config.idle()}
 
 
 def overridden(config: EvaluationConfig, verb: str) -> list[str]:

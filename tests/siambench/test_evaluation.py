@@ -86,6 +86,23 @@ def test_the_protocol_is_what_defines_the_result(config):
     assert set(protocol_of(config)) == protocol
 
 
+def test_what_does_nothing_is_not_in_the_protocol():
+    """Two backbones that differ in an idle flag share a table."""
+    common = {"backbone": "b", "data": "d"}
+    short, views = LinearConfig(**common), LinearConfig(**common, views=2)
+    assert protocol_of(replace(short, flip=False, min_scale=0.5)) == protocol_of(short)
+    assert protocol_of(replace(views, flip=False)) != protocol_of(views)
+    online = LinearConfig(**common, road="online", base_lr=1.0)
+    assert protocol_of(replace(online, storage="float32", holdout=0.3)) == protocol_of(online)
+    assert protocol_of(replace(online, flip=False)) != protocol_of(online)
+    assert protocol_of(replace(short, holdout=0.3)) != protocol_of(
+        short
+    )  # ten rates to choose from
+    step = replace(online, schedule="step", milestones=[3])
+    assert protocol_of(replace(step, gamma=0.5)) != protocol_of(step)
+    assert overridden(replace(short, flip=False, epochs=3), "linear") == ["epochs"]
+
+
 def test_refused_before_any_work(config, tmp_path):
     with pytest.raises(UserError, match="trials must be at least 1"):
         run(replace(config, trials=0))

@@ -86,6 +86,7 @@ class LinearConfig(FeatureConfig):
             names = {"views", "storage"}
         else:
             names = set() if self.views else set(_AUGMENTATION)
+        names |= {"min_scale"} if self.train_crop == "random" else set()
         names |= {"milestones", "gamma"} if self.schedule == "cosine" else set()
         return names | ({"holdout"} if len(self.settings) == 1 else set())
 

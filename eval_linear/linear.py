@@ -9,7 +9,7 @@ import numpy as np
 
 from eval_linear.checks import problems, warn_of_enlarging
 from eval_linear.config import LinearConfig
-from eval_linear.probe import Probe, save_heads, train
+from eval_linear.probe import Probe, diverged, save_heads, train
 from eval_linear.results import keep_answers, layer_metrics, lines_of, sweep_metrics
 from eval_linear.roads import Cached, Online
 from eval_linear.scores import hold_out, score
@@ -80,9 +80,7 @@ def evaluate(
         chosen = [int(found.choice[len(settings) :].argmax()) for found in choosing]
     for heads, head in zip(probe.heads, chosen, strict=True):
         if not all(tensor.isfinite().all() for tensor in heads.plain(head)):
-            raise job.world.problem(
-                f"linear: training diverged with base_lr {config.base_lr}; lower it"
-            )
+            raise job.world.problem(diverged(config))
     every = np.arange(len(data.test.labels))
     tested = score(probe, road, "test", data.test.labels, every, chosen)
     if weights_digest(backbone.resnet.state_dict()) != before:

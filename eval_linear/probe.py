@@ -139,6 +139,9 @@ def train(
         held_out: True for images that the choosing heads may not learn from (n,).
         config: the protocol.
         job: seed, device, folder and processes, each of which takes the same steps.
+
+    Raises:
+        UserError: all heads of a layer diverged; said at the end of the epoch.
     """
     checkpoint = job.folder / "checkpoint.safetensors"
     done = probe.load(checkpoint, job.world)
@@ -163,10 +166,17 @@ def train(
                 # Waits for the device once an epoch. The least of a sweep's losses would say nothing.
                 told = batch is batches[-1] and losses.shape[1] == 1
                 progress.advance(1, **({"loss": losses.mean().item()} if told else {}))
+            if not losses.isfinite().any(1).all():  # of a layer no head is left
+                raise job.world.problem(diverged(config))
             due = time.monotonic() - saved >= _CHECKPOINT_EVERY[config.road]
             if due and job.world.rank == 0:
                 probe.save(checkpoint, epoch + 1)
                 saved = time.monotonic()
+
+
+def diverged(config: LinearConfig) -> str:
+    """What to say of a probe whose numbers are no longer finite."""
+    return f"linear: training diverged with base_lr {config.base_lr}; lower it"
 
 
 def _image_weights(held_out: np.ndarray, settings: int) -> np.ndarray:

@@ -5,9 +5,10 @@ memory-map, and ``table.json``, which says what it holds and whose presence says
 The key is a digest of weights, mean and std, images (paths, sizes, last bytes and times of modification),
 their preparation, layer, precision and type; not of the versions and the machine that move a number's
 last bits. While a table is made, shards of 256 images are written in place and, once they are on the
-disk, marked as done in ``done/``: a process that is killed loses a shard and two seconds. Any number of processes, on any number of hosts, may work on one
-table without a lock: each looks for a shard that is not done yet (two may be at the same one), all
-write the same numbers, and shards of an even number of float16 columns do not share a page of the file.
+disk, marked as done in ``done/``: a process that is killed loses a shard and two seconds. Any number of
+processes, on any number of hosts, may work on one table without a lock: each looks for a shard that is
+not done yet (two may be at the same one), all write the same numbers, and shards of 8 columns or a
+multiple do not share a page of the file.
 """
 
 import json
@@ -35,9 +36,7 @@ from siambench.progress import bar
 
 VERSION = 1  # raised when the same key would give other numbers
 SHARD = 256  # images
-_SYNC_EVERY = (
-    2.0  # seconds: waiting for the disk after every shard would take longer than a GPU does
-)
+_SYNC_EVERY = 2.0  # seconds: to wait for the disk after each shard takes longer than a GPU does
 _HEADER = 4096  # bytes before the first row: one page
 _BATCH = {"cpu": 64, "cuda": 256}  # images per forward pass
 
@@ -274,7 +273,7 @@ def _fill(
 
 
 class _Marks:
-    """Shards that are written; they are marked every two seconds and at the end, also of an interrupted run."""
+    """Shards that are written; marked every two seconds and at the end, also of an interrupted run."""
 
     def __init__(self, tables: Iterable[Table]) -> None:
         self.tables, self.shards, self.last = list(tables), list[int](), time.monotonic()

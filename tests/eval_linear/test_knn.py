@@ -61,3 +61,28 @@ def test_verb_refuses_more_neighbours_than_images(scenes, backbone_file, tmp_pat
     assert run(scenes, backbone_file, tmp_path, "--k=[101]") == 2
     assert "100 possible neighbours" in capsys.readouterr().err
     assert not (tmp_path / "records").exists()
+
+
+def test_verb_leaves_each_image_of_a_flat_folder_out(scenes, backbone_file, tmp_path, capsys):
+    flat = scenes / "imagenet" / "train"
+    more = [f"--data={flat}", "--k=1", "--temperature=0.07", "--storage=float32"]
+    assert run(scenes, backbone_file, tmp_path, *more) == 0
+    (path,) = (tmp_path / "records").glob("knn-tiny-*.json")
+    record = read_record(path)
+    images = read_image_folder(flat, "")
+    backbone = load_backbone(backbone_file)
+    x = extract(
+        backbone.features,
+        ImageFiles(FileImages(images.root, images.paths), center_crop_transform(32, 32)),
+        mean=backbone.meta.mean,
+        std=backbone.meta.std,
+        device=torch.device("cpu"),
+    ).astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    similarity = x @ x.T
+    np.fill_diagonal(similarity, -np.inf)
+    labels = np.array(images.labels)
+    wanted = 100 * (labels[similarity.argmax(1)] == labels).mean()
+    assert record.metric("top1", k=1, T=0.07) == pytest.approx(wanted)
+    assert wanted < 100  # its own label would always be right
+    assert {m.split for m in record.metrics} == {"train"}

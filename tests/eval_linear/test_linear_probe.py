@@ -24,6 +24,7 @@ from eval_linear.views import RandomViews, train_transform
 from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
 from siambench.data.pictures import FileImages
+from siambench.errors import UserError
 from siambench.evaluation import Job, run_evaluation
 from siambench.features import (
     ImageFiles,
@@ -283,6 +284,59 @@ def test_a_damaged_checkpoint_is_said_and_left(config, capsys):
     assert "checkpoint.safetensors is damaged" in capsys.readouterr().err
     assert again == whole
     assert torch.equal(anew["avgpool.weight"], heads["avgpool.weight"])
+
+
+def test_divergence_is_said_at_once(config, monkeypatch):
+    """Not after the fiftieth epoch; a sweep goes on while one of its rates is sound."""
+    monkeypatch.setitem(eval_linear.probe._CHECKPOINT_EVERY, "cached", 0.0)
+    epochs, save = [], eval_linear.probe.Probe.save
+    monkeypatch.setattr(
+        eval_linear.probe.Probe, "save", lambda self, *a: (epochs.append(a[1]), save(self, *a))
+    )
+    wild = replace(config, base_lr=1e30, weight_decay=1.0, epochs=50)
+    with pytest.raises(UserError, match="diverged with base_lr 1e"):
+        probe(wild, "wild")
+    assert len(epochs) < 3
+    metrics, _ = probe(replace(wild, base_lr=[1e30, 0.01], epochs=3), "one is sound")
+    assert metrics["top1", "avgpool"] == metrics["top1_sweep", "avgpool", 0.01, 1.0]
+
+
+def test_several_labels_from_pictures_to_map(config, scenes):
+    """VOC07: trained on trainval, mAP on test as a plain forward and a brute-force AP have it."""
+    voc = replace(config, data=str(scenes), base_lr=[0.1, 1.0], epochs=20, batch_norm=True)
+    metrics, heads = probe(voc, "voc")
+    data, x = open_data(voc), center_features(voc, "test")
+    scores = F.linear(x, heads["avgpool.weight"], heads["avgpool.bias"]).numpy()
+    aps = []
+    for column, name in enumerate(data.classes):
+        counted = data.test.labels[:, column] != 0
+        present = data.test.labels[counted, column] == 1
+        order = np.argsort(-scores[counted, column], kind="stable")
+        hits = present[order].cumsum()
+        precision = hits / np.arange(1, len(order) + 1)
+        best = [precision[at:].max() for at in np.flatnonzero(present[order])]
+        aps.append(100 * np.mean(best))
+        assert metrics["AP_class", "avgpool", name] == pytest.approx(aps[-1], abs=1e-3)
+    assert metrics["mAP", "avgpool"] == pytest.approx(np.mean(aps), abs=1e-3)
+    assert metrics["mAP_ci_low", "avgpool"] < metrics["mAP", "avgpool"]
+    assert metrics["mAP", "avgpool"] < metrics["mAP_ci_high", "avgpool"]
+    assert metrics["mAP_test_chosen", "avgpool"] >= metrics["mAP", "avgpool"]
+    lines = (Path(voc.out) / "voc" / "job" / "predictions.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(data.test.images)
+    assert lines[0] == ",".join(["image", "present", "left out", *data.classes])
+
+
+def test_the_same_run_writes_the_same_bytes(config):
+    first, second = (probe(config, name) and name for name in ("first", "second"))
+    heads = [Path(config.out) / name / "job" / "head.safetensors" for name in (first, second)]
+    assert heads[0].read_bytes() == heads[1].read_bytes()
+
+
+def test_pictures_that_are_enlarged_are_said(config, capsys):
+    open_data(config)
+    assert "enlarged" not in capsys.readouterr().err
+    open_data(replace(config, resize=64, crop=48))
+    assert "32 x 32 pixels and is enlarged to 64" in capsys.readouterr().err
 
 
 def test_a_backbone_that_moves_is_a_fault(config):

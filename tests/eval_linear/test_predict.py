@@ -87,10 +87,8 @@ def test_accuracy_over_val_is_the_record_s(trained, val, capsys, layer):
     assert record.metric("top1", layer=layer) > 15  # of ten classes: not all alike
 
 
-def test_scores_are_a_plain_forward_s(trained, val, backbone_file):
-    _, head = trained
-    paths = sorted(val.rglob("*.jpg"))[::9]
-    found = Classifier(head, device="cpu", topk=3)([*paths])
+def plain_logits(head: Path, paths: list[Path], backbone_file: Path, bf16: bool = False):
+    """torchvision's ResNet with the head as its fc, on images that torchvision prepared."""
     state, meta = read_backbone(backbone_file)
     resnet = load_backbone(backbone_file).resnet
     resnet.load_state_dict(state)
@@ -107,8 +105,17 @@ def test_scores_are_a_plain_forward_s(trained, val, backbone_file):
         ]
     )
     images = torch.stack([prepare(Image.open(path).convert("RGB")) for path in paths])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        maps = torch.nn.Sequential(*list(resnet.children())[:8])(images)
     with torch.no_grad():
-        wanted = resnet(images).double().softmax(1)
+        return resnet.fc(maps.float().mean((2, 3)))
+
+
+def test_scores_are_a_plain_forward_s(trained, val, backbone_file):
+    _, head = trained
+    paths = sorted(val.rglob("*.jpg"))[::9]
+    found = Classifier(head, device="cpu", topk=3)([*paths])
+    wanted = plain_logits(head, paths, backbone_file).double().softmax(1)
     scores = np.stack([one["pred_scores"] for one in found])
     np.testing.assert_allclose(scores.sum(1), 1, atol=1e-6)
     np.testing.assert_allclose(scores, wanted, atol=1e-5)
@@ -117,6 +124,29 @@ def test_scores_are_a_plain_forward_s(trained, val, backbone_file):
         assert [guess["label"] for guess in one["topk"]] == order
         assert one["pred_label"] == order[0]
         assert one["pred_score"] == one["topk"][0]["score"] == one["pred_scores"][order[0]]
+
+
+def test_a_head_of_bf16_features_predicts_with_them(trained, val, backbone_file, tmp_path):
+    paths = sorted(val.rglob("*.jpg"))[::9]
+    head = changed(trained[1], tmp_path / "bf16.safetensors", precision="bf16")
+    scores = np.stack([one["pred_scores"] for one in Classifier(head, device="cpu")([*paths])])
+    near, exact = (
+        plain_logits(trained[1], paths, backbone_file, bf16).softmax(1).numpy()
+        for bf16 in (True, False)
+    )
+    error = np.abs(scores - exact).max()
+    assert np.abs(scores - near).max() < 0.2 * error
+    assert error > 1e-5
+
+
+def test_a_head_for_several_labels_has_a_probability_for_each(
+    trained, val, backbone_file, tmp_path
+):
+    paths = sorted(val.rglob("*.jpg"))[::9]
+    head = changed(trained[1], tmp_path / "several.safetensors", scores="sigmoid")
+    found = Classifier(head, device="cpu")([*paths])
+    wanted = torch.sigmoid(plain_logits(trained[1], paths, backbone_file)).numpy()
+    np.testing.assert_allclose([one["pred_scores"] for one in found], wanted, atol=1e-5)
 
 
 def test_image_in_memory_is_as_on_disk(trained, val):

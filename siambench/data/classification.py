@@ -16,6 +16,7 @@ from siambench.data.images import (
     read_image_folder,
 )
 from siambench.data.json_lists import find_json_lists
+from siambench.data.multilabel_csv import MultiLabelList, find_tables, has_header, read_tables
 from siambench.data.pictures import FileImages, Images, shared
 from siambench.data.text_lists import Lists, find_text_lists
 from siambench.data.torchvision_sets import ArrayList, open_torchvision
@@ -30,8 +31,8 @@ __all__ = ["Classification", "Images", "Split", "open_classification"]
 _TEST_FOLDERS = ("val", "valid", "validation", "test")  # the first that is there
 _LAYOUTS = (
     "train/CLASS/* and val/CLASS/* (or test/); CLASS/*; train20YY.json and val20YY.json; train.txt and "
-    "val.txt (or test.txt) of PATH LABEL lines; train_places205.csv and val_places205.csv; "
-    "VOCdevkit/VOC2007; or name torchvision:NAME:FOLDER"
+    "val.txt (or test.txt) of PATH LABEL lines; train_places205.csv and val_places205.csv; train.csv and "
+    "val.csv (or test.csv) of several labels an image; VOCdevkit/VOC2007; or name torchvision:NAME:FOLDER"
 )
 
 
@@ -43,7 +44,7 @@ class Split:
         name: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         images: the pictures.
         labels: int64 (n,) from 0; or, multi-label, int8 (n, classes) of 1 present, 0 left out (VOC's
-            difficult) and -1 absent.
+            difficult, a table's empty cells) and -1 absent.
     """
 
     name: str
@@ -84,8 +85,9 @@ def open_classification(
 ) -> Classification:
     """Open a data set, of the layout that is found, and check it.
 
-    In this order: ``torchvision:NAME[:FOLDER]``, ImageNet's folders, iNaturalist's JSON lists, text
-    lists (Places205's too), VOC 2007, and a folder of class folders without splits.
+    In this order: ``torchvision:NAME[:FOLDER]``, tables of several labels an image, ImageNet's
+    folders, iNaturalist's JSON lists, text lists (Places205's too), VOC 2007, and a folder of class
+    folders without splits.
 
     Args:
         data: the folder, or ``torchvision:NAME`` with the folder it lies in (by default ``data``).
@@ -111,7 +113,11 @@ def open_classification(
         kind, found = "torchvision's data set", _torchvision(data, skip_bad, download)
     else:
         root = existing(data, "data folder", folder=True, hint="or name torchvision:NAME:FOLDER")
-        if lists := _image_folders(root, skip_bad):
+        tables = find_tables(root)
+        labelled = bool(tables) and has_header(tables["train"])
+        if labelled and len(tables) == 2:
+            kind, found = "tables", _described(root, read_tables(root, tables, skip_bad))
+        elif lists := _image_folders(root, skip_bad):
             kind, found = "image folders", _of_lists(root, lists, skip_bad)
         elif lists := find_json_lists(root):
             kind, found = "iNaturalist's lists", _of_lists(root, lists, skip_bad)
@@ -119,6 +125,8 @@ def open_classification(
             kind, found = "text lists", _of_lists(root, lists, skip_bad)
         elif any((root / place).is_dir() for place in ("VOCdevkit/VOC2007", "VOC2007")):
             kind, found = "VOC 2007", _voc(root, skip_bad)
+        elif labelled or len(tables) == 2:  # and refused: one alone, or another header
+            kind, found = "tables", _described(root, read_tables(root, tables, skip_bad))
         else:
             kind, found = "one folder of classes", _flat(root, skip_bad, flat)
     _check(found, data)
@@ -158,12 +166,14 @@ def _of_lists(root: Path, lists: Lists, skip_bad: bool) -> Classification:
     return _described(root, lists)
 
 
-def _described(root: Path, lists: Mapping[str, ImageList | ArrayList]) -> Classification:
+def _described(
+    root: Path, lists: Mapping[str, ImageList | ArrayList | MultiLabelList]
+) -> Classification:
     """Checked lists, train first, as splits."""
     splits = []
     for name, listed in lists.items():
         images = FileImages.of(listed) if isinstance(listed, ImageList) else listed.images
-        splits.append(Split(name, images, np.array(listed.labels, np.int64)))
+        splits.append(Split(name, images, np.asarray(listed.labels)))
     classes = next(iter(lists.values())).classes
     return Classification(classes, splits[0], splits[-1], describe(root, lists))
 

@@ -31,8 +31,12 @@ class Images(Protocol):
         """The root-relative path, or e.g. ``"CIFAR10 train 17"``."""
         ...
 
-    def stamp(self) -> str:
-        """SHA-256 (hex) that changes when a picture or their order may have changed."""
+    def stamp(self, rows: np.ndarray | None = None) -> str:
+        """SHA-256 (hex) that changes when a picture or their order may have changed.
+
+        Args:
+            rows: int64, the numbers of some pictures, for what it would be of a set of these alone.
+        """
         ...
 
     def marks(self) -> np.ndarray:
@@ -93,10 +97,13 @@ class FileImages:
         """The path to open."""
         return os.path.join(self.root, self.name(index))
 
-    def stamp(self) -> str:
+    def stamp(self, rows: np.ndarray | None = None) -> str:
         """SHA-256 (hex) over every file's relative path, size, time of modification and last bytes."""
-        facts = self.facts()
-        parts = (self._names, facts.size.tobytes(), facts.mtime.tobytes(), facts.mark.tobytes())
+        names, facts = self._names, self.facts()
+        if rows is not None:
+            facts = facts[rows]
+            names = os.fsencode("".join(f"{self.name(row)}\0" for row in rows.tolist()))
+        parts = (names, facts.size.tobytes(), facts.mtime.tobytes(), facts.mark.tobytes())
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def marks(self) -> np.ndarray:
@@ -138,10 +145,11 @@ class ArrayImages:
         """The title and the number."""
         return f"{self.title} {index}"
 
-    def stamp(self) -> str:
+    def stamp(self, rows: np.ndarray | None = None) -> str:
         """SHA-256 (hex) over all pixels."""
-        digest = hashlib.sha256(repr(self.pixels.shape).encode())
-        digest.update(self.pixels.data)
+        pixels = self.pixels if rows is None else self.pixels[rows]
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        digest.update(pixels.data)
         return digest.hexdigest()
 
     def marks(self) -> np.ndarray:
@@ -152,6 +160,51 @@ class ArrayImages:
     def digests(self, indices: Sequence[int]) -> list[str]:
         """SHA-256 of the pixels of the pictures with these numbers."""
         return [hashlib.sha256(self.pixels[index]).hexdigest() for index in indices]
+
+
+class ChosenImages:
+    """Some pictures of others.
+
+    The stamp is that of a set of these alone: features that were kept stay good whatever comes and
+    goes around them.
+
+    Args:
+        images: the pictures.
+        rows: numbers of those that are chosen, in their order here.
+
+    Raises:
+        IndexError: there is no picture of such a number.
+
+    Example:
+        >>> ChosenImages(FileImages("/data", ["a.jpg", "b.jpg"]), [1]).name(0)
+        'b.jpg'
+    """
+
+    def __init__(self, images: Images, rows: Sequence[int] | np.ndarray) -> None:
+        self.images, self.rows = images, np.arange(len(images))[np.asarray(rows, np.int64)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Decoded: upright RGB."""
+        return self.images[int(self.rows[index])]
+
+    def name(self, index: int) -> str:
+        """The picture's name among the others."""
+        return self.images.name(int(self.rows[index]))
+
+    def stamp(self, rows: np.ndarray | None = None) -> str:
+        """SHA-256 (hex) of the chosen pictures alone."""
+        return self.images.stamp(self.rows if rows is None else self.rows[rows])
+
+    def marks(self) -> np.ndarray:
+        """A number per picture that equal pictures share, uint64 (n,)."""
+        return self.images.marks()[self.rows]
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        """SHA-256 (hex) of the pictures with these numbers."""
+        return self.images.digests(self.rows[np.asarray(indices, np.int64)].tolist())
 
 
 def shared(first: Images, second: Images) -> np.ndarray:

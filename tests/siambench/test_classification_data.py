@@ -12,7 +12,7 @@ from PIL import Image
 
 from siambench.data.classification import open_classification
 from siambench.data.images import describe, read_image_folder
-from siambench.data.pictures import FileImages
+from siambench.data.pictures import ArrayImages, ChosenImages, FileImages
 from siambench.errors import UserError
 
 rng = np.random.default_rng(0)
@@ -284,6 +284,49 @@ def test_the_stamp_sees_size_time_name_and_order(tmp_path):
     assert images.name(0) == "a.jpg"
     with pytest.raises(UserError, match=r"a\.jpg cannot be read"):
         stamp()
+
+
+# ---- some of them
+
+
+def test_chosen_files_are_a_set_of_their_own(tmp_path):
+    """Their stamp is that of these files alone, so that what is added or changed elsewhere is no matter."""
+    names = [f"{n}.jpg" for n in "abcdé"]
+    for name in names:
+        write(tmp_path / name)
+    rows = [4, 0, 2, 2]
+    chosen = ChosenImages(FileImages(tmp_path, names), rows)
+    alone = FileImages(tmp_path, [names[n] for n in rows])
+    assert [chosen.name(n) for n in range(len(chosen))] == [alone.name(n) for n in range(4)]
+    for n in range(4):
+        np.testing.assert_array_equal(chosen[n], alone[n])
+    assert (chosen.stamp(), chosen.digests([3, 0])) == (alone.stamp(), alone.digests([3, 0]))
+    np.testing.assert_array_equal(chosen.marks(), alone.marks())
+    again = pickle.loads(pickle.dumps(chosen))
+    assert (again.stamp(), again.name(1)) == (chosen.stamp(), "a.jpg")
+    stamps = [ChosenImages(FileImages(tmp_path, names), rows[::-1]).stamp()]
+    write(tmp_path / "b.jpg", (7, 7))
+    write(tmp_path / "f.jpg")
+    around = ["f.jpg", *names]
+    assert ChosenImages(FileImages(tmp_path, around), [5, 1, 3, 3]).stamp() == chosen.stamp()
+    write(tmp_path / "c.jpg", (7, 7))
+    stamps.append(ChosenImages(FileImages(tmp_path, around), [5, 1, 3, 3]).stamp())
+    assert len({*stamps, chosen.stamp()}) == 3
+
+
+def test_chosen_arrays_and_a_choice_of_a_choice():
+    pixels = rng.integers(0, 256, (6, 4, 5, 3), np.uint8)
+    images = ArrayImages("noise", pixels)
+    twice = ChosenImages(ChosenImages(images, [5, 3, 1]), np.array([2, 0]))
+    alone = ArrayImages("noise", pixels[[1, 5]])
+    assert [twice.name(n) for n in range(2)] == ["noise 1", "noise 5"]
+    np.testing.assert_array_equal(twice[1], pixels[5])
+    assert (twice.stamp(), twice.digests([1])) == (alone.stamp(), alone.digests([1]))
+    np.testing.assert_array_equal(twice.marks(), alone.marks())
+    assert ChosenImages(images, range(6)).stamp() == images.stamp()
+    assert len(ChosenImages(images, [])) == 0
+    with pytest.raises(IndexError):
+        ChosenImages(images, [6])
 
 
 # ---- VOC 2007

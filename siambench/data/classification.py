@@ -82,6 +82,7 @@ def open_classification(
     skip_bad: bool = False,
     download: bool = False,
     flat: Literal["divide", "same"] = "divide",
+    lacking: Literal["refuse", "keep"] = "refuse",
 ) -> Classification:
     """Open a data set, of the layout that is found, and check it.
 
@@ -95,11 +96,13 @@ def open_classification(
         download: let torchvision fetch the data set if it is not there.
         flat: of a folder without splits, ``"divide"`` makes a fifth of each class the test split,
             drawn with a fixed seed from the sorted list; ``"same"`` trains and tests on all of it.
+        lacking: whether classes without a training image, or VOC's that test has none with or none
+            without, are refused, or kept for the caller to check.
 
     Raises:
         UserError: no layout is recognised, files or labels are wrong, an image cannot be read, there
-            are fewer than two classes, a class has no training image, or a split has a class that
-            train lacks.
+            are fewer than two classes, a class has no training image, a split has a class that
+            train lacks, or a class of VOC has no average precision.
 
     Example:
         >>> from siambench.data.digit_scenes import DigitScenesConfig, make
@@ -124,12 +127,12 @@ def open_classification(
         elif lists := find_text_lists(root):
             kind, found = "text lists", _of_lists(root, lists, skip_bad)
         elif any((root / place).is_dir() for place in ("VOCdevkit/VOC2007", "VOC2007")):
-            kind, found = "VOC 2007", _voc(root, skip_bad)
+            kind, found = "VOC 2007", _voc(root, skip_bad, lacking)
         elif labelled or len(tables) == 2:  # and refused: one alone, or another header
             kind, found = "tables", _described(root, read_tables(root, tables, skip_bad))
         else:
             kind, found = "one folder of classes", _flat(root, skip_bad, flat)
-    _check(found, data)
+    _check(found, data, lacking)
     found = found if found.same else _compare(found)
     say(_told(found, f"{data}, {kind}"))
     return found
@@ -219,8 +222,8 @@ def _divided(root: Path, whole: ImageList) -> Classification:
     return _described(root, lists)
 
 
-def _voc(root: Path, skip_bad: bool) -> Classification:
-    voc = read_voc_classification(root, skip_bad)
+def _voc(root: Path, skip_bad: bool, lacking: Literal["refuse", "keep"]) -> Classification:
+    voc = read_voc_classification(root, skip_bad, lacking)
     train = Split(TRAIN, voc.train.images, voc.train.labels)
     test = Split(TEST, voc.test.images, voc.test.labels)
     return Classification(voc.classes, train, test, voc.info)
@@ -238,8 +241,8 @@ def _torchvision(data: str, skip_bad: bool, download: bool) -> Classification:
     return replace(found, info=replace(found.info, name=name))
 
 
-def _check(found: Classification, data: str) -> None:
-    """Refuse classes that cannot be learnt."""
+def _check(found: Classification, data: str, lacking: Literal["refuse", "keep"]) -> None:
+    """Refuse classes that cannot be recorded, or not be learnt."""
     if len(found.classes) < 2:
         raise UserError(f"{data} has the one class {found.classes[0]}; at least two are needed")
     for name in found.classes:
@@ -249,6 +252,8 @@ def _check(found: Classification, data: str) -> None:
             raise UserError(
                 f"{data}: class {os.fsencode(name)!r} is not UTF-8, which records must be; rename it"
             ) from None
+    if lacking == "keep":
+        return
     count = len(found.classes)
     if found.multilabel:
         counts = [(split.labels == 1).sum(0) for split in (found.train, found.test)]

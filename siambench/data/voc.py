@@ -6,6 +6,7 @@ Annotations are the evaluations' business.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -97,12 +98,15 @@ class VocClassification:
     info: DatasetInfo
 
 
-def read_voc_classification(devkit: str | Path, skip_bad: bool) -> VocClassification:
+def read_voc_classification(
+    devkit: str | Path, skip_bad: bool, lacking: Literal["refuse", "keep"] = "refuse"
+) -> VocClassification:
     """Read VOC 2007's lists of images and of labels per class.
 
     Raises:
         UserError: a file is absent or malformed, an image cannot be read, the splits differ in their
-            classes, or a class is not to be measured, since test has none with it or none without.
+            classes, or a class is not to be measured, since test has none with it or none without
+            (unless ``lacking`` is ``"keep"``).
     """
     folder = voc_folder(devkit, "2007")
     classes = class_names(folder, TRAIN)
@@ -114,7 +118,7 @@ def read_voc_classification(devkit: str | Path, skip_bad: bool) -> VocClassifica
     listed = {name: _labels(folder, name, classes) for name in (TRAIN, TEST)}
     splits = {name: _read_split(folder, labels, skip_bad) for name, labels in listed.items()}
     for name, test in zip(classes, splits[TEST].labels.T, strict=True):
-        if not (test == 1).any() or not (test == -1).any():
+        if lacking == "refuse" and not ((test == 1).any() and (test == -1).any()):
             lacking = "negative" if (test == 1).any() else "positive"
             raise UserError(
                 f"class {name} has no {lacking} image in {TEST}, so it has no average precision; "

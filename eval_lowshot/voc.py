@@ -20,6 +20,8 @@ def open_data(config: SvmConfig) -> VocClassification:
     """
     check_config(config)
     data = read_voc_classification(config.data, config.skip_bad)
+    if config.negatives_per_positive is None:
+        config.negatives_per_positive = len(data.classes) - 1
     if config.mode == "full":
         for name, labels in zip(data.classes, data.train.labels.T, strict=True):
             _check_folds(name, labels, config)

@@ -119,9 +119,9 @@ def read_voc_classification(
     splits = {name: _read_split(folder, labels, skip_bad) for name, labels in listed.items()}
     for name, test in zip(classes, splits[TEST].labels.T, strict=True):
         if lacking == "refuse" and not ((test == 1).any() and (test == -1).any()):
-            lacking = "negative" if (test == 1).any() else "positive"
+            sign = "negative" if (test == 1).any() else "positive"
             raise UserError(
-                f"class {name} has no {lacking} image in {TEST}, so it has no average precision; "
+                f"class {name} has no {sign} image in {TEST}, so it has no average precision; "
                 f"remove its ImageSets/Main/{name}_*.txt files or use a larger test split"
             )
     used = {name: len(split.images) for name, split in splits.items()}

@@ -1,5 +1,6 @@
-"""A VOCdevkit of coloured squares: three classes, several per image, some only as difficult."""
+"""A VOCdevkit of coloured squares (three classes, several per image, some only as difficult), and noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,4 +35,16 @@ def make_small_voc(root: Path, seed: int = 0) -> Path:
             lines = [f"{image} {label:2d}" for image, label in zip(ids, column, strict=True)]
             (main / f"{name}_{split}.txt").write_text("\n".join(lines) + "\n")
         np.save(root / f"labels-{split}.npy", labels)
+    return root
+
+
+def make_small_folder(root: Path, **splits: Sequence[int]) -> Path:
+    """Image folders of noise, ``SPLIT/c0/0.png`` ..., as many a class as said (0: an empty class is not made)."""
+    rng = np.random.default_rng(0)
+    for split, counts in splits.items():
+        for label, count in enumerate(counts):
+            for number in range(count):
+                path = root / split / f"c{label}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
     return root

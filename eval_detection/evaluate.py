@@ -214,5 +214,9 @@ def _coco_metrics(
 
 
 BENCHMARK: Benchmark[DetectConfig, DetectionData] = Benchmark(
-    verb="detect", version=1, engine="torchvision", open_data=open_data, evaluate=evaluate
+    verb="detect",
+    version=1,
+    engine=lambda config: "torchvision",
+    open_data=open_data,
+    evaluate=evaluate,
 )

@@ -109,7 +109,7 @@ def evaluate(backbone: Backbone, data: Classification, config: KnnConfig, job: J
 BENCHMARK = Benchmark(
     "knn",
     2,
-    "faiss on CPU, torch on GPU",
+    lambda config: "faiss on CPU, torch on GPU",
     open_data,
     evaluate,
     seeded=lambda config: False,

@@ -131,7 +131,7 @@ def _save(
 BENCHMARK = Benchmark(
     "linear",
     2,
-    "torch",
+    lambda config: "torch",
     open_data,
     evaluate,
     parallel=lambda config: "features" if config.road == "cached" else "steps",

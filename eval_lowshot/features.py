@@ -1,12 +1,18 @@
-"""Pooled features of both splits, from the feature cache, as the SVMs see them."""
+"""Pooled features of both splits, from the feature cache, and the solvers that take them."""
 
 import numpy as np
+import torch
 from torchvision.transforms import v2
 
+from eval_lowshot.batched import Batched
 from eval_lowshot.config import SvmConfig
-from eval_lowshot.voc import TEST, TRAIN, VocClassification
+from eval_lowshot.data import SvmData
+from eval_lowshot.eigenbasis import eigenbasis
+from eval_lowshot.liblinear import Liblinear
+from eval_lowshot.solution import Solver
 from siambench.backbone import Backbone
 from siambench.cache import Tables, cached_features
+from siambench.data.pictures import ChosenImages
 from siambench.errors import UserError
 from siambench.evaluation import Job
 from siambench.features import (
@@ -16,6 +22,8 @@ from siambench.features import (
     center_crop_transform,
     squash_transform,
 )
+
+_CHUNK = 4096  # rows that are normalised at a time
 
 
 def image_transform(config: SvmConfig) -> Transform:
@@ -27,34 +35,66 @@ def image_transform(config: SvmConfig) -> Transform:
 
 
 def split_features(
-    backbone: Backbone, data: VocClassification, config: SvmConfig, job: Job
+    backbone: Backbone, data: SvmData, rows: np.ndarray, config: SvmConfig, job: Job
 ) -> Tables:
-    """Features of every layer of both splits; full and low-shot, and all trials, share them."""
+    """Features of every layer of the images ``rows`` of train, and of test."""
     transform = image_transform(config)
+    whole = len(rows) == len(data.train.images)
+    train = data.train.images if whole else ChosenImages(data.train.images, rows)
     pictures = {
-        TRAIN: ImageFiles(data.train.images, transform),
-        TEST: ImageFiles(data.test.images, transform),
+        data.train.name: ImageFiles(train, transform),
+        data.test.name: ImageFiles(data.test.images, transform),
     }
     encoder = LayerFeatures(backbone, config.layers, config.size, config.precision)
     return cached_features(encoder, pictures, config.storage, job)
 
 
-def unit_features(tables: Tables, split: str, layer: str) -> np.ndarray:
-    """Features as the SVMs see them: float64, x / (‖x‖ + 1e-5).
+def make_solver(
+    tables: Tables, layer: str, data: SvmData, config: SvmConfig, device: torch.device
+) -> Solver:
+    """The solver that ``config`` names, with the features of a layer.
+
+    Raises:
+        UserError: the features of a split are the same for every image.
+    """
+    dtype = np.float64 if config.solver == "liblinear" else np.float32
+    train, test = (
+        unit_features(tables[split.name, layer], f"{split.name}'s {layer}", dtype)
+        for split in (data.train, data.test)
+    )
+    if config.solver == "liblinear":
+        return Liblinear(train, test)
+    return Batched(eigenbasis(train, test, device))
+
+
+def unit_features(
+    table: np.ndarray, name: str, dtype: type[np.floating[np.typing.NBitBase]]
+) -> np.ndarray:
+    """Features as the SVMs see them: x / (‖x‖ + 1e-5), computed in float64.
 
     Source: fair_self_supervision_benchmark, svm_helper.load_input_data and normalize_features.
 
-    Returns:
-        (images, D).
+    Args:
+        table: (images, D).
+        name: for the message.
+        dtype: of the result.
 
     Raises:
-        UserError: the features are the same for every image.
+        UserError: the features are not finite, or the same for every image.
     """
-    x = np.asarray(tables[split, layer], np.float64)
-    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-5
-    if np.ptp(x, axis=0).max() < 1e-6:  # float32 rounding
+    x = np.empty(table.shape, dtype)
+    low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
+    for start in range(0, len(x), _CHUNK):
+        part = np.asarray(table[start : start + _CHUNK], np.float64)
+        part /= np.linalg.norm(part, axis=1, keepdims=True) + 1e-5
+        x[start : start + _CHUNK] = part
+        low, high = np.minimum(low, part.min(axis=0)), np.maximum(high, part.max(axis=0))
+    spread = (high - low).max()
+    if not np.isfinite(spread):
+        raise UserError(f"{name} has features that are not finite; the backbone is not sound")
+    if spread < 1e-6:  # float32 rounding
         raise UserError(
-            f"the backbone's {layer} is the same for all {len(x)} images of {split}; it collapsed, "
-            "and there is nothing to train an SVM on"
+            f"{name} is the same for all {len(x)} images; the backbone collapsed, and there is nothing "
+            "to train an SVM on"
         )
     return x

@@ -96,7 +96,7 @@ class Benchmark(Generic[C, D]):
     Attributes:
         verb: ``"linear"``, ``"knn"``, ``"svm"``, ``"detect"``, ``"segment"``.
         version: raised when a change of code changes results; part of the protocol hash.
-        engine: library that does the work, e.g. ``"torch"``, ``"faiss"``.
+        engine: library that does the work with a configuration, e.g. ``"torch"``, ``"scikit-learn"``.
         open_data: reads and checks the data; raises UserError before hours of work.
         evaluate: the benchmark itself.
         seeded: whether the seed changes the result; if not, more than one trial would repeat it.
@@ -107,7 +107,7 @@ class Benchmark(Generic[C, D]):
 
     verb: str
     version: int
-    engine: str
+    engine: Callable[[C], str]
     open_data: Callable[[C], D]
     evaluate: Callable[[Backbone, D, C, Job], list[Metric]]
     seeded: Callable[[C], bool] = lambda config: True
@@ -146,7 +146,8 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
     backbone = world.from_first(lambda: load_backbone(config.backbone))
     data = world.from_first(lambda: benchmark.open_data(config))
     name = config.preset or benchmark.verb
-    protocol = {**protocol_of(config), "version": benchmark.version, "engine": benchmark.engine}
+    engine = benchmark.engine(config)
+    protocol = {**protocol_of(config), "version": benchmark.version, "engine": engine}
     protocol_hash = digest_of(protocol)
     workers = share_cores(config.workers, world.device, local_size())
     records = []
@@ -230,7 +231,7 @@ def _run_trial(
         dataset=data.info,
         seed=job.seed,
         trial=job.trial,
-        engine=benchmark.engine,
+        engine=protocol["engine"],
         metrics=metrics,
         seconds=round(time.monotonic() - start, 3),
         peak_memory_bytes=peak_memory_bytes(job.device),

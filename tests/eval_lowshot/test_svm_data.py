@@ -315,3 +315,22 @@ def test_train_and_test_that_are_one_are_refused(tmp_path):
     shutil.copytree(root / "train", root / "val")
     with pytest.raises(UserError, match="train and test are the same images"):
         open_data(config(root))
+
+
+def test_tables_of_several_labels(tmp_path):
+    root = make_small_folder(tmp_path, train=[8], val=[4])
+    train = ["1,0,", "1,0,1", "0,1,1", "0,1,0", "1,1,0", "0,0,0", "0,0,1", ",0,1"]
+    val = ["1,0,1", "0,0,0", "0,1,", "1,,"]
+    for split, rows in {"train": train, "val": val}.items():
+        lines = [f"{split}/c0/{number}.png,{row}" for number, row in enumerate(rows)]
+        (root / f"{split}.csv").write_text("\n".join(["image,cat,dog,owl", *lines]))
+    data = open_data(config(root))
+    assert data.multilabel
+    assert data.train.labels.tolist()[0] == [1, -1, 0]
+    assert targets(data.train.labels, [2], "negative")[:3, 0].tolist() == [-1, 1, 1]
+    with pytest.raises(UserError, match="class owl has 4 positive and 3 negative images in train"):
+        open_data(config(root, mode="lowshot", k=[2]))
+    assert open_data(config(root, mode="lowshot", k=[2], skip_classes=True)).classes == [
+        "cat",
+        "dog",
+    ]

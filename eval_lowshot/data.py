@@ -122,22 +122,23 @@ def _lacking(found: Classification, config: SvmConfig) -> dict[int, str]:
 
 def _needed(config: SvmConfig) -> int:
     """What :func:`_fits` must be."""
-    if config.mode == "full":
-        return FOLDS
-    return 1 if config.samples_dir else max(config.k)  # given samples are checked for themselves
+    return FOLDS if config.mode == "full" else max(config.k)
 
 
 def _fits(found: Classification, config: SvmConfig) -> np.ndarray:
     """Of every class the most folds, or the largest k, that its training images allow.
 
-    With single labels the other classes' images are negatives enough, as two classes are kept at least.
+    With single labels the other classes' images are negatives enough, as two classes are kept at
+    least; given samples have a number of negatives of their own.
     """
     labels, difficult = found.train.labels, str(config.difficult_train)
     positives, negatives = _counts(labels, len(found.classes), difficult)
     if not found.multilabel:
         return positives
-    drawn = config.mode == "lowshot" and not config.samples_dir
-    return np.minimum(positives, negatives // _ratio(found, config) if drawn else negatives)
+    if config.samples_dir:
+        return np.where(negatives > 0, positives, 0)
+    ratio = 1 if config.mode == "full" else _ratio(found, config)
+    return np.minimum(positives, negatives // ratio)
 
 
 def _ratio(found: Classification, config: SvmConfig) -> int:
@@ -152,17 +153,19 @@ def _worst(found: Classification, config: SvmConfig, lacking: dict[int, str]) ->
     line += f" ({len(lacking) - 1} more such classes)" if len(lacking) > 1 else ""
     if fits[number] >= needed:
         return f"{line}: use a larger test split, remove the class"
-    if config.mode == "full" or config.samples_dir:
-        what = f"{FOLDS}-fold cross-validation" if config.mode == "full" else "an SVM"
+    if config.mode == "full":
         each = " of each" if found.multilabel else ""
-        return f"{line}; {what} needs {needed}{each}: use more images, remove the class"
+        return (
+            f"{line}; {FOLDS}-fold cross-validation needs {FOLDS}{each}: use more images, remove the "
+            "class"
+        )
     smaller = f"keep --k to at most {fits[number]}" if fits[number] else "use more images"
-    k, ratio = needed, _ratio(found, config)
-    if not found.multilabel:
-        return f"{line}; k = {k} needs {k}: {smaller}"
+    if not found.multilabel or config.samples_dir:
+        return f"{line}; k = {needed} needs {needed}: {smaller}"
+    ratio = _ratio(found, config)
     return (
-        f"{line}; k = {k} needs {k} and {k * ratio} ({ratio} per positive): {smaller}, lower "
-        "--negatives_per_positive"
+        f"{line}; k = {needed} needs {needed} and {needed * ratio} ({ratio} per positive): {smaller}, "
+        "lower --negatives_per_positive"
     )
 
 

@@ -258,6 +258,22 @@ def test_lists_without_the_classes_that_are_left_out(tmp_path):
         np.testing.assert_array_equal(data.train.labels[sample.images[0]], sample.labels[0])
 
 
+def test_a_run_that_left_out_classes_can_be_repeated_from_its_file(tmp_path):
+    root = make_small_folder(tmp_path, train=[5, 2, 6], val=[1, 1, 1])
+    asked = config(root, "", skip_classes=True)
+    data = open_data(asked)
+    drawn = samples_of(data, asked, 7)
+    write_samples(drawn, data, tmp_path / "samples.json", 7)
+    again = open_data(replace(asked, samples_dir=str(tmp_path)))
+    assert again.classes == data.classes == ["c0", "c2"]
+    for one, two in zip(drawn, again.given, strict=True):
+        np.testing.assert_array_equal(one.rows, two.rows)
+    with pytest.raises(
+        UserError, match="class c1 has 2 images in train; k = 3 needs 3: keep --k to"
+    ):
+        open_data(config(root, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("which", "at", "value", "message"),
     [

@@ -42,7 +42,7 @@ def lowshot(
     tasks: dict[Key, Task] = {
         (layer, sample.k, sample.number): Task(
             lowshot_sample,
-            (solver, sample, rows, data.test.labels, len(data.classes), costs),
+            (solver, sample, rows, data.test.labels, len(data.classes), costs, folds_of(sample.k)),
             len(data.classes) * len(costs) * (1 + folds_of(sample.k)),
         )
         for sample in sorted(samples, key=lambda sample: -sample.k)  # the longest first
@@ -69,6 +69,7 @@ def lowshot_sample(
     labels: np.ndarray,
     classes: int,
     costs: list[float],
+    folds: int,
 ) -> dict[str, Any]:
     """All classes of one sample: test AP with every cost, and cross-validated AP within the sample.
 
@@ -82,16 +83,17 @@ def lowshot_sample(
         labels: of test, (M, classes) of 1, -1 and 0 (left out), or (M,) numbers.
         classes: how many.
         costs: values of C.
+        folds: of the cross-validation; 0 leaves it out, as a single positive must.
 
     Returns:
-        ``AP`` on test and ``cv``, (classes, costs) in [0, 1], the latter None for a single positive,
-        which cannot be both trained on and held out; and for single labels ``top1``, (costs,).
+        ``AP`` on test and ``cv``, (classes, costs) in [0, 1], the latter None without folds; and for
+        single labels ``top1``, (costs,).
     """
     ap, cv = np.empty((classes, len(costs))), np.empty((classes, len(costs)))
     best = np.full((len(costs), len(labels)), -np.inf)
     winner = np.zeros(best.shape, np.int64)
     for columns in blocks(classes, _BLOCK):
-        trained, cv[columns] = _train(solver, sample, rows, columns, costs)
+        trained, cv[columns] = _train(solver, sample, rows, columns, costs, folds)
         scores = solver.test([weights for _, _, weights in trained])
         of_cost = np.concatenate([cost for cost, _, _ in trained])
         of_column = np.concatenate([column for _, column, _ in trained])
@@ -102,17 +104,21 @@ def lowshot_sample(
             if labels.ndim == 1:
                 winner[at] = np.where(here > best[at], column, winner[at])
                 best[at] = np.maximum(here, best[at])
-    found: dict[str, Any] = {"AP": ap.tolist(), "cv": cv.tolist() if folds_of(sample.k) else None}
+    found: dict[str, Any] = {"AP": ap.tolist(), "cv": cv.tolist() if folds else None}
     if labels.ndim == 1:
         found["top1"] = (winner == labels).mean(axis=1).tolist()
     return found
 
 
 def _train(
-    solver: Solver, sample: Sample, rows: np.ndarray, columns: range, costs: list[float]
+    solver: Solver,
+    sample: Sample,
+    rows: np.ndarray,
+    columns: range,
+    costs: list[float],
+    folds: int,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray, Any]], np.ndarray]:
     """SVMs of some classes: indices of cost and class of each, and weights; and (P, costs) the folds' AP."""
-    folds = folds_of(sample.k)
     trained, cv = [], np.empty((len(columns), len(costs)))
     images, signs = sample.of(columns)
     share = len(columns) // len(images)  # classes that have the same images

@@ -36,27 +36,27 @@ def eigenbasis(x: np.ndarray, x_test: np.ndarray, device: torch.device) -> Basis
     """Rotate both splits into the eigenbasis of the second moments of ``x``.
 
     Args:
-        x: (N, D) features of the images to train on, float32.
-        x_test: (M, D).
+        x: (N, D) float32 features of the images to train on, a column of ones among them.
+        x_test: (M, D) likewise.
         device: of the result; the eigenvalues are SciPy's, on the CPU.
+
+    Raises:
+        ValueError: the splits differ in D.
     """
-    train, test = (_with_constant(part, device) for part in (x, x_test))
+    if x.shape[1] != x_test.shape[1]:
+        raise ValueError(f"train has {x.shape[1]} features and test {x_test.shape[1]}")
+    train, test = (torch.from_numpy(part).to(device) for part in (x, x_test))
     count, size = train.shape
     if size <= count:
-        values, vectors = _eigh(train.mT @ train)
-        rotation = torch.from_numpy(vectors.astype(np.float32)).to(device)
+        values, rotation = _eigh(train.mT @ train)
         train, test = train @ rotation, test @ rotation
         products = train @ train.mT if count <= PRODUCTS else None
     else:  # the images span less than the whole space: their products have all there is to know
-        products = train @ train.mT
+        products, crossed = train @ train.mT, test @ train.mT
+        del train, test, x, x_test
         values, vectors = _eigh(products)
-        root = np.sqrt(values)
-        inverse = np.divide(1, root, out=np.zeros_like(root), where=values > _LEAST * values[-1])
-        onto = torch.from_numpy((vectors * inverse).astype(np.float32)).to(device)
-        test = test @ train.mT @ onto
-        train = torch.from_numpy((vectors * root).astype(np.float32)).to(device)
-    moments = torch.from_numpy((values / count).astype(np.float32)).to(device)
-    return Basis(train, test, moments, products if count <= PRODUCTS else None)
+        train, test = vectors * values.sqrt(), crossed @ (vectors * _inverse_root(values))
+    return Basis(train, test, values / count, products if count <= PRODUCTS else None)
 
 
 def own_basis(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,26 +66,23 @@ def own_basis(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         products: (n, n).
 
     Returns:
-        Coordinates (n, n) and their mean squares (n,), and (n, n) that weights are multiplied with to
+        Coordinates (n, n), their mean squares (n,), and (n, n) that weights are multiplied with to
         become coefficients of the images.
     """
     values, vectors = _eigh(products)
-    root = np.sqrt(values)
-    inverse = np.divide(1, root, out=np.zeros_like(root), where=values > _LEAST * values[-1])
-    moments = values / len(values)
-    own = (vectors * root, moments, (vectors * inverse).T)
-    return tuple(torch.from_numpy(part.astype(np.float32)).to(products.device) for part in own)  # type: ignore[return-value]
+    back = (vectors * _inverse_root(values)).mT
+    return vectors * values.sqrt(), values / len(values), back
 
 
-def _with_constant(x: np.ndarray, device: torch.device) -> Tensor:
-    padded = torch.ones(len(x), x.shape[1] + 1)
-    padded[:, :-1] = torch.from_numpy(x)
-    return padded.to(device)
+def _inverse_root(values: Tensor) -> Tensor:
+    """1 / sqrt, and 0 for directions that are but rounding."""
+    return torch.where(values > _LEAST * values[-1], values.rsqrt(), 0)
 
 
-def _eigh(matrix: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, ascending and not negative, and eigenvectors, both float64."""
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending and not negative, and eigenvectors; computed in float64, as float32."""
     values, vectors = eigh(
         matrix.cpu().numpy().astype(np.float64), driver="evd", overwrite_a=True, check_finite=False
     )
-    return np.maximum(values, 0), vectors
+    parts = (np.maximum(values, 0).astype(np.float32), vectors.astype(np.float32))
+    return tuple(torch.from_numpy(part).to(matrix.device) for part in parts)  # type: ignore[return-value]

@@ -12,6 +12,7 @@ from eval_lowshot.liblinear import Liblinear
 from eval_lowshot.solution import Solver
 from siambench.backbone import Backbone
 from siambench.cache import Tables, cached_features
+from siambench.data.classification import Split
 from siambench.data.pictures import ChosenImages
 from siambench.errors import UserError
 from siambench.evaluation import Job
@@ -55,21 +56,24 @@ def make_solver(
     """The solver that ``config`` names, with the features of a layer.
 
     Raises:
-        UserError: the features of a split are the same for every image.
+        UserError: the features of a split are not finite, or the same for every image.
     """
-    dtype = np.float64 if config.solver == "liblinear" else np.float32
-    train, test = (
-        unit_features(tables[split.name, layer], f"{split.name}'s {layer}", dtype)
-        for split in (data.train, data.test)
-    )
+
+    def features(split: Split, dtype: str, constant: bool = False) -> np.ndarray:
+        return unit_features(
+            tables[split.name, layer], f"{split.name}'s {layer}", dtype, constant=constant
+        )
+
     if config.solver == "liblinear":
-        return Liblinear(train, test)
-    return Batched(eigenbasis(train, test, device))
+        return Liblinear(features(data.train, "float64"), features(data.test, "float64"))
+    return Batched(
+        eigenbasis(
+            features(data.train, "float32", True), features(data.test, "float32", True), device
+        )
+    )
 
 
-def unit_features(
-    table: np.ndarray, name: str, dtype: type[np.floating[np.typing.NBitBase]]
-) -> np.ndarray:
+def unit_features(table: np.ndarray, name: str, dtype: str, constant: bool = False) -> np.ndarray:
     """Features as the SVMs see them: x / (‖x‖ + 1e-5), computed in float64.
 
     Source: fair_self_supervision_benchmark, svm_helper.load_input_data and normalize_features.
@@ -78,23 +82,28 @@ def unit_features(
         table: (images, D).
         name: for the message.
         dtype: of the result.
+        constant: with a last column of ones, liblinear's ``intercept_scaling=1``.
+
+    Returns:
+        (images, D), or (images, D + 1).
 
     Raises:
         UserError: the features are not finite, or the same for every image.
     """
-    x = np.empty(table.shape, dtype)
-    low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
-    for start in range(0, len(x), _CHUNK):
+    count, size = table.shape
+    x = np.ones((count, size + constant), dtype)
+    low, high = np.full(size, np.inf), np.full(size, -np.inf)
+    for start in range(0, count, _CHUNK):
         part = np.asarray(table[start : start + _CHUNK], np.float64)
         part /= np.linalg.norm(part, axis=1, keepdims=True) + 1e-5
-        x[start : start + _CHUNK] = part
+        x[start : start + _CHUNK, :size] = part
         low, high = np.minimum(low, part.min(axis=0)), np.maximum(high, part.max(axis=0))
     spread = (high - low).max()
     if not np.isfinite(spread):
         raise UserError(f"{name} has features that are not finite; the backbone is not sound")
     if spread < 1e-6:  # float32 rounding
         raise UserError(
-            f"{name} is the same for all {len(x)} images; the backbone collapsed, and there is nothing "
+            f"{name} is the same for all {count} images; the backbone collapsed, and there is nothing "
             "to train an SVM on"
         )
     return x

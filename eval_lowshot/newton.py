@@ -52,8 +52,8 @@ def solve(
     for chosen in _groups(order, costs, len(z), len(y)):
         now = last.with_costs([costs[index] for index in chosen])
         expected = inner * float(now.cost[-1] / last.cost[-1]) ** 0.5
-        if gram is not None and inner and support_is_faster(now, expected):
-            support_newton(now, gram, TOLERANCE)
+        exact = gram is not None and inner and support_is_faster(now, expected)
+        if exact and support_newton(now, gram, TOLERANCE):  # type: ignore[arg-type]
             inner = expected
         else:
             inner = newton_cg(now, moments)

@@ -60,6 +60,10 @@ class Rows:
         """(Q, n): max(0, 1 - y margin), and 0 for what is left out."""
         return (1 - self.y * self.margin).clamp_(min=0).mul_(self.s != 0)
 
+    def renew_pull(self) -> None:
+        """Compute ``pull`` anew."""
+        self.pull = (self.s * self.y * self.hinge()) @ self.z
+
     def value(self, hinge: Tensor) -> Tensor:
         """(Q,): the objective."""
         loss = (self.s * hinge.square()).sum(1)

@@ -48,13 +48,17 @@ def support_is_faster(rows: Rows, inner: float) -> bool:
     return float(exact) < inner * 4 * rows.z.numel() * count / _FLOPS
 
 
-def support_newton(rows: Rows, gram: Gram, tolerance: float) -> None:
+def support_newton(rows: Rows, gram: Gram, tolerance: float) -> bool:
     """Solve all rows in place.
 
     Args:
         rows: near the solution, so that few images have a positive hinge.
         gram: products of the images.
-        tolerance: estimated distance to the least objective, relative to it, before the last step.
+        tolerance: estimated distance to the least objective, relative to ½‖w‖², before the last step.
+
+    Returns:
+        False if a system is not definite in float32, for costs beyond all use; the rows are as near
+        as they have come.
     """
     for _ in range(_MOST_STEPS):
         hinge = rows.hinge()
@@ -63,7 +67,10 @@ def support_newton(rows: Rows, gram: Gram, tolerance: float) -> None:
             held = hinge[q].nonzero().squeeze(1)
             system = gram.of(held)
             system.diagonal().add_(0.5 / (rows.cost[q] * rows.s[q, held]))
-            factor = torch.linalg.cholesky(system)
+            factor, failed = torch.linalg.cholesky_ex(system)
+            if failed:
+                rows.renew_pull()
+                return False
             beta[q, held] = torch.cholesky_solve(rows.y[q, held, None], factor).squeeze(1)
         w = beta @ rows.z
         step, margin = w - rows.w, w @ rows.z.mT - rows.margin
@@ -73,4 +80,5 @@ def support_newton(rows: Rows, gram: Gram, tolerance: float) -> None:
         rows.move(step, margin)
         if near.all():
             break
-    rows.pull = (rows.s * rows.y * rows.hinge()) @ rows.z
+    rows.renew_pull()
+    return True

@@ -21,9 +21,7 @@ from torch import Tensor
 from eval_lowshot.rows import Rows
 from eval_lowshot.support import Gram, support_is_faster, support_newton
 
-TOLERANCE = (
-    1e-7  # estimated distance to the least objective, relative to ½‖w‖², which is part of it
-)
+TOLERANCE = 1e-7  # estimated distance to the least objective, relative to ½‖w‖²
 _FORCING = 0.1  # a step's system is solved to a tenth, in the preconditioner's norm
 _MOST_STEPS = 100
 _MOST_INNER = 500

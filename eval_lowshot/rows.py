@@ -1,4 +1,4 @@
-"""The state of many SVMs on the same images: weights, margins, objective, and a step along a line."""
+"""The state of many SVMs on the same images: weights, margins, gradient, and a step along a line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,11 +63,6 @@ class Rows:
     def renew_pull(self) -> None:
         """Compute ``pull`` anew."""
         self.pull = (self.s * self.y * self.hinge()) @ self.z
-
-    def value(self, hinge: Tensor) -> Tensor:
-        """(Q,): the objective."""
-        loss = (self.s * hinge.square()).sum(1)
-        return 0.5 * self.w.square().sum(1) + self.cost.squeeze(1) * loss
 
     def move(self, step: Tensor, margin: Tensor) -> Tensor:
         """Go along ``step`` (Q, r), which changes the margins by ``margin``, to the lowest point.

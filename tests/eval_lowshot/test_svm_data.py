@@ -201,7 +201,7 @@ def test_presets():
         "voc07-lowshot": {
             **low,
             "k": [1, 2, 4, 8, 16, 32, 64, 96],
-            "negatives_per_positive": 19,
+            "negatives_per_positive": None,
             "difficult_train": "drop",
         },
         "places205-lowshot": {**low, "k": [10, 100], "resize": 0, "skip_classes": False},

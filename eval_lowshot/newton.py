@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from eval_lowshot.rows import Rows
+from eval_lowshot.rows import STILL, Rows
 from eval_lowshot.support import Gram, support_is_faster, support_newton
 
-TOLERANCE = 1e-7  # estimated distance to the least objective, relative to ½‖w‖²
+TOLERANCE = 1e-9  # estimated distance to the least objective, relative to ½‖w‖²
 _FORCING = 0.1  # a step's system is solved to a tenth, in the preconditioner's norm
 _MOST_STEPS = 100
 _MOST_INNER = 500
@@ -50,11 +50,9 @@ def solve(
     for chosen in _groups(order, costs, len(z), len(y)):
         now = last.with_costs([costs[index] for index in chosen])
         expected = inner * float(now.cost[-1] / last.cost[-1]) ** 0.5
-        exact = gram is not None and inner and support_is_faster(now, expected)
-        if exact and support_newton(now, gram, TOLERANCE):  # type: ignore[arg-type]
-            inner = expected
-        else:
-            inner = newton_cg(now, moments)
+        exact = gram is not None and inner > 0 and support_is_faster(now, expected)
+        solved = exact and support_newton(now, gram)  # type: ignore[arg-type]
+        inner = expected if solved else newton_cg(now, moments)
         last = now.take(slice(-len(y), None))
         yield chosen, now.w.unflatten(0, (len(chosen), -1))
 
@@ -82,11 +80,12 @@ def newton_cg(rows: Rows, moments: Tensor) -> int:
     left = torch.arange(len(rows.cost), device=rows.z.device)
     now, inner = rows, 0
     hinge = now.hinge()
+    moved = torch.ones_like(left, dtype=torch.bool)
     for _ in range(_MOST_STEPS):
         active = now.s * (hinge > 0)
         size, gradient = now.w.square().sum(1), now.w - 2 * now.cost * now.pull
         diagonal = 1 + 2 * now.cost * active.sum(1, keepdim=True) * moments
-        going = (gradient.square() / diagonal).sum(1) >= TOLERANCE * size
+        going = moved & ((gradient.square() / diagonal).sum(1) >= TOLERANCE * size)
         if not going.all():
             rows.put(left, now)
             left = left[going]
@@ -98,6 +97,7 @@ def newton_cg(rows: Rows, moments: Tensor) -> int:
         step, margin, residual, steps = _conjugate_gradients(now, active, gradient, diagonal, size)
         t = now.move(step, margin)
         inner += steps
+        moved = step.square().sum(1) > STILL * now.w.square().sum(1)
         hinge = now.hinge()
         # Where the same images hold, the model was exact, and its gradient is the true one.
         now.pull = (now.w - (1 - t) * gradient + t * residual) / (2 * now.cost)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 POSITIVE_WEIGHT = 2.0  # class_weight={1: 2, -1: 1}
+STILL = 1e-10  # squared length of a step, relative to the weights', that is rounding
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Rows:
             t -= correction
             if correction.abs().max() < 1e-3:
                 break
+        t.clamp_(0, 2)  # a step that is but rounding has no length
         self.w += t * step
         self.margin += t * margin
         return t

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eval_lowshot.rows import Rows
+from eval_lowshot.rows import STILL, Rows
 
 _MOST_STEPS = 50
 _STEPS = 5  # that it usually takes
@@ -48,37 +48,42 @@ def support_is_faster(rows: Rows, inner: float) -> bool:
     return float(exact) < inner * 4 * rows.z.numel() * count / _FLOPS
 
 
-def support_newton(rows: Rows, gram: Gram, tolerance: float) -> bool:
-    """Solve all rows in place.
+def support_newton(rows: Rows, gram: Gram) -> bool:
+    """Solve rows in place, to float32's precision.
 
     Args:
         rows: near the solution, so that few images have a positive hinge.
         gram: products of the images.
-        tolerance: estimated distance to the least objective, relative to ½‖w‖², before the last step.
 
     Returns:
-        False if a system is not definite in float32, for costs beyond all use; the rows are as near
-        as they have come.
+        Whether all are solved; not so if a system is not definite in float32, for costs beyond all
+        use. The others are as near as they have come.
     """
+    left = torch.arange(len(rows.y), device=rows.y.device)
+    now = rows
     for _ in range(_MOST_STEPS):
-        hinge = rows.hinge()
-        beta = torch.zeros_like(rows.y)
+        hinge = now.hinge()
+        beta = torch.zeros_like(now.y)
         for q in range(len(beta)):
             held = hinge[q].nonzero().squeeze(1)
             system = gram.of(held)
-            system.diagonal().add_(0.5 / (rows.cost[q] * rows.s[q, held]))
+            system.diagonal().add_(0.5 / (now.cost[q] * now.s[q, held]))
             factor, failed = torch.linalg.cholesky_ex(system)
             if failed:
-                rows.renew_pull()
-                return False
-            beta[q, held] = torch.cholesky_solve(rows.y[q, held, None], factor).squeeze(1)
-        w = beta @ rows.z
-        step, margin = w - rows.w, w @ rows.z.mT - rows.margin
-        pulled = rows.s * hinge * rows.y
-        slope = (rows.w * step).sum(1) - 2 * rows.cost.squeeze(1) * (pulled * margin).sum(1)
-        near = -slope <= tolerance * rows.w.square().sum(1)
-        rows.move(step, margin)
-        if near.all():
+                break
+            beta[q, held] = torch.cholesky_solve(now.y[q, held, None], factor).squeeze(1)
+        if failed:
             break
+        w = beta @ now.z
+        step, margin = w - now.w, w @ now.z.mT - now.margin
+        now.move(step, margin)
+        # Where the same images hold, the system was that of the solution.
+        going = ((now.hinge() > 0) != (hinge > 0)).any(1)
+        going &= step.square().sum(1) > STILL * w.square().sum(1)
+        rows.put(left, now)
+        left = left[going]
+        if not len(left):
+            break
+        now = now.take(going)
     rows.renew_pull()
-    return True
+    return not len(left)

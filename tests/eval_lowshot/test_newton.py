@@ -1,0 +1,186 @@
+"""The batched solver's optima: against liblinear's, each problem's objective taken in float64.
+
+The test split of both solvers are the unit vectors and 0, so that its scores are the weights, in the
+features' own space whatever basis a solver works in.
+"""
+
+import warnings
+from functools import cache
+from itertools import chain
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import LinearSVC
+from svm_cases import CASES, few_images, left_out, many_images, part_of_the_images, separable
+
+from eval_lowshot import batched, newton
+from eval_lowshot import eigenbasis as eigenbasis_module
+from eval_lowshot.batched import Batched
+from eval_lowshot.config import COSTS
+from eval_lowshot.eigenbasis import eigenbasis
+from eval_lowshot.liblinear import train_svm
+
+ALL_COSTS = sorted(set(chain(*COSTS.values())))  # 1e-7 to 1000
+DEVICE = torch.device("cpu")
+
+
+def with_constant(x):
+    return np.hstack([x, np.ones((len(x), 1), x.dtype)])
+
+
+def objective(w, x, y, cost):
+    """The published one and its gradient, in float64; a last column of ones is part of ``x``."""
+    x = x.astype(np.float64)
+    weight = cost * np.where(y == 1, 2.0, 1.0) * (y != 0)
+    hinge = np.maximum(0, 1 - y * (x @ w))
+    return 0.5 * w @ w + weight @ hinge**2, w - 2 * x.T @ (weight * hinge * y)
+
+
+@cache
+def least(case):
+    """(costs, rows): the least objective, by scikit-learn's other algorithm, which knows no random order."""
+    x, rows, y = case()
+    found = np.empty((len(ALL_COSTS), len(y)))
+    for at, cost in enumerate(ALL_COSTS):
+        for row, labels in enumerate(y):
+            kept = labels != 0
+            svm = LinearSVC(C=cost, class_weight={1: 2}, dual=False, tol=1e-12, max_iter=10**5)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                svm.fit(x[rows[kept]].astype(np.float64), labels[kept])
+            w = np.append(svm.coef_[0], svm.intercept_)
+            found[at, row], gradient = objective(w, with_constant(x)[rows], labels, cost)
+            assert 0.5 * gradient @ gradient < 1e-6 * found[at, row]  # no weights are lower by more
+    return found
+
+
+def solved(case, costs=ALL_COSTS):
+    """(costs, rows, D + 1): the weights, and (costs, rows, n): the scores of the training images."""
+    x, rows, y = case()
+    train = with_constant(x)
+    solver = Batched(eigenbasis(train, np.eye(train.shape[1], dtype=np.float32), DEVICE))
+    weights = np.full((len(costs), len(y), train.shape[1]), np.nan)
+    scores = np.full((len(costs), *y.shape), np.nan)
+    for solution in solver.solve(rows, y, costs):
+        found = solver.test([solution.weights.flatten(0, 1)])
+        weights[solution.costs] = found.reshape(len(solution.costs), len(y), -1)
+        scores[solution.costs] = solution.scores
+    return weights.astype(np.float64), scores
+
+
+def objectives(weights, case, costs=ALL_COSTS):
+    """(costs, rows), and the squared length of each gradient."""
+    x, rows, y = case()
+    images = with_constant(x)[rows]
+    found = [
+        [objective(w, images, labels, cost) for w, labels in zip(of_cost, y, strict=True)]
+        for of_cost, cost in zip(weights, costs, strict=True)
+    ]
+    return np.array([[value for value, _ in row] for row in found]), np.array(
+        [[gradient @ gradient for _, gradient in row] for row in found]
+    )
+
+
+ROADS = {
+    "as is": [],
+    "conjugate gradients alone": [(newton, "support_is_faster", lambda *_: False)],
+    "support": [(newton, "support_is_faster", lambda *_: True)],
+    "no basis of one's own": [(batched, "_OWN", 0)],
+    "support, no basis of one's own": [
+        (batched, "_OWN", 0),
+        (newton, "support_is_faster", lambda *_: True),
+    ],
+    "too many images for their products": [
+        (eigenbasis_module, "PRODUCTS", 0),
+        (batched, "PRODUCTS", 0),
+    ],
+    "one cost at a time": [(newton, "_ROWS", 1)],
+    "all costs at once": [(newton, "_ROWS", 10**9), (newton, "_EASY", np.inf)],
+}
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_every_objective_is_the_least(case, road, monkeypatch):
+    for module, name, value in ROADS[road]:
+        monkeypatch.setattr(module, name, value)
+    weights, scores = solved(case)
+    found, gradients = objectives(weights, case)
+    assert (found <= least(case) * (1 + 1e-5)).all()
+    assert (found >= least(case) * (1 - 1e-6)).all()
+    # f is strongly convex: f(w) - least <= ½‖gradient‖², which at large costs float32 cannot show
+    usual = np.array(ALL_COSTS) <= 1
+    assert (0.5 * gradients[usual] <= 1e-4 * found[usual]).all()
+    x, rows, _ = case()
+    np.testing.assert_allclose(scores, weights @ with_constant(x)[rows].T, atol=2e-4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_no_objective_is_above_liblinears(case):
+    x, rows, y = case()
+    found, _ = objectives(solved(case)[0], case)
+    for at, cost in enumerate(ALL_COSTS):
+        for row, labels in enumerate(y):
+            kept = labels != 0
+            svm = train_svm(x[rows[kept]].astype(np.float64), labels[kept], cost)
+            w = np.append(svm.coef_[0], svm.intercept_)
+            theirs, _ = objective(w, with_constant(x)[rows], labels, cost)
+            assert found[at, row] <= theirs * (1 + 1e-4)
+
+
+def test_the_roads_are_those_meant(monkeypatch):
+    support, gradients, basis = (
+        Mock(wraps=f) for f in (newton.support_newton, newton.newton_cg, batched.own_basis)
+    )
+    monkeypatch.setattr(newton, "support_is_faster", lambda *_: True)
+    monkeypatch.setattr(newton, "support_newton", support)
+    monkeypatch.setattr(newton, "newton_cg", gradients)
+    monkeypatch.setattr(batched, "own_basis", basis)
+    solved(separable)
+    assert gradients.call_count == 1  # the smallest costs
+    assert support.call_count > 5
+    assert not basis.called
+    solved(part_of_the_images)
+    assert basis.call_count == 1
+
+
+@pytest.mark.parametrize("cost", [1e-4, 0.3, 20.0])
+def test_the_weights_are_those_that_scipy_finds(cost):
+    """The published objective, minimised by a general method in float64."""
+    x, rows, y = left_out()
+    weights, _ = solved(left_out, [cost])
+    images = with_constant(x)[rows]
+    for w, labels in zip(weights[0], y, strict=True):
+        wanted = minimize(
+            objective,
+            np.zeros_like(w),
+            (images, labels, cost),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 10**5, "maxfun": 10**5, "ftol": 0, "gtol": 1e-9},
+        )
+        np.testing.assert_allclose(w, wanted.x, atol=1e-4 * np.abs(wanted.x).max())
+
+
+def test_the_order_and_choice_of_costs_do_not_matter():
+    some = [10.0, 1e-3, 1.0]
+    ours, _ = solved(left_out, some)
+    whole, _ = solved(left_out)
+    for w, cost in zip(ours, some, strict=True):
+        np.testing.assert_allclose(w, whole[ALL_COSTS.index(cost)], rtol=0, atol=2e-4)
+
+
+def test_two_runs_are_bit_equal():
+    for case in (many_images, part_of_the_images):
+        for first, second in zip(solved(case), solved(case), strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_splits_of_different_size_are_refused():
+    x, _, _ = few_images()
+    with pytest.raises(ValueError, match="train has 90 features and test 89"):
+        eigenbasis(x, x[:, 1:], DEVICE)

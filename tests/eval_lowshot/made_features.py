@@ -9,6 +9,7 @@ from eval_lowshot.batched import Batched
 from eval_lowshot.eigenbasis import eigenbasis
 from eval_lowshot.features import unit_features
 from eval_lowshot.liblinear import Liblinear
+from eval_lowshot.samples import Sample, padded
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,18 @@ def made_features(
         latent[:, :places] += present * rng.uniform(0.7, 1.3, present.shape) @ prototypes
         splits += [np.maximum(0.8 * latent @ basis.T + mean, 0).astype(np.float32), labels]
     return Made(*splits)
+
+
+def drawn(made: Made, k: int, ratio: int, seed: int = 0) -> tuple[Sample, np.ndarray]:
+    """A sample of several labels an image, and the rows of train that it has."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for column in made.labels.T:
+        rows = [
+            rng.choice(np.flatnonzero(column == sign), count, replace=False)
+            for sign, count in ((1, k), (-1, k * ratio))
+        ]
+        rows = np.sort(np.concatenate(rows))
+        parts.append((rows, column[rows]))
+    sample = padded(parts, k, seed)
+    return sample, sample.rows

@@ -1,9 +1,28 @@
-"""Small SVM problems of many kinds: unit features (N, D) float32, rows (n,) of them, labels (P, n) of 1, -1, 0."""
+"""Small SVM problems of many kinds: unit features (N, D) float32, rows (n,) of them, labels (P, n) of 1, -1, 0.
+
+And the reference that solves them one by one.
+"""
 
 import numpy as np
 from made_features import made_features
+from sklearn.svm import LinearSVC
 
 from eval_lowshot.features import unit_features
+
+
+def literature(cost):
+    """The arguments as published; random_state is free there."""
+    return LinearSVC(
+        C=cost,
+        class_weight={1: 2, -1: 1},
+        intercept_scaling=1.0,
+        penalty="l2",
+        loss="squared_hinge",
+        tol=0.0001,
+        dual=True,
+        max_iter=2000,
+        random_state=0,
+    )
 
 
 def unit(x):
@@ -89,3 +108,15 @@ CASES = [
     nineteen_to_one,
     left_out,
 ]
+
+
+def with_constant(x):
+    return np.hstack([x, np.ones((len(x), 1), x.dtype)])
+
+
+def objective(w, x, y, cost):
+    """The published one and its gradient, in float64; a last column of ones is part of ``x``."""
+    x = x.astype(np.float64)
+    weight = cost * np.where(y == 1, 2.0, 1.0) * (y != 0)
+    hinge = np.maximum(0, 1 - y * (x @ w))
+    return 0.5 * w @ w + weight @ hinge**2, w - 2 * x.T @ (weight * hinge * y)

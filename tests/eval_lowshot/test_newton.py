@@ -15,7 +15,16 @@ import torch
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
-from svm_cases import CASES, few_images, left_out, many_images, part_of_the_images, separable
+from svm_cases import (
+    CASES,
+    few_images,
+    left_out,
+    many_images,
+    objective,
+    part_of_the_images,
+    separable,
+    with_constant,
+)
 
 from eval_lowshot import batched, newton
 from eval_lowshot import eigenbasis as eigenbasis_module
@@ -26,18 +35,6 @@ from eval_lowshot.liblinear import train_svm
 
 ALL_COSTS = sorted(set(chain(*COSTS.values())))  # 1e-7 to 1000
 DEVICE = torch.device("cpu")
-
-
-def with_constant(x):
-    return np.hstack([x, np.ones((len(x), 1), x.dtype)])
-
-
-def objective(w, x, y, cost):
-    """The published one and its gradient, in float64; a last column of ones is part of ``x``."""
-    x = x.astype(np.float64)
-    weight = cost * np.where(y == 1, 2.0, 1.0) * (y != 0)
-    hinge = np.maximum(0, 1 - y * (x @ w))
-    return 0.5 * w @ w + weight @ hinge**2, w - 2 * x.T @ (weight * hinge * y)
 
 
 @cache

@@ -1,124 +1,143 @@
-"""One class at a time: against scikit-learn's own cross-validation and the objective minimised anew."""
+"""Both solvers through both protocols: against scikit-learn, and against each other."""
 
 import numpy as np
 import pytest
+import torch
+from made_features import drawn, made_features
 from scipy.optimize import minimize
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
-from sklearn.svm import LinearSVC
+from svm_cases import literature, noise, objective, with_constant
 
-from eval_lowshot.svm import (
-    ap_on_test,
-    cross_validated_ap,
-    full_class,
-    lowshot_class,
-    train_svm,
-)
+from eval_lowshot.config import COSTS
+from eval_lowshot.full import full_block
+from eval_lowshot.liblinear import train_svm
+from eval_lowshot.lowshot import lowshot_sample, summarise
 from siambench.average_precision import interpolated_ap
 
-COSTS = [0.01, 1.0, 10.0]
-
-
-def problem(n=90, m=60, d=12, seed=0):
-    rng = np.random.default_rng(seed)
-
-    def part(size):
-        y = np.where(rng.random(size) < 0.3, 1, -1)
-        x = rng.normal(size=(size, d)) + 1
-        x[:, :3] += 0.7 * y[:, None]
-        return x / np.linalg.norm(x, axis=1, keepdims=True), y
-
-    return *part(n), *part(m)
-
-
-def literature(cost):
-    """The arguments as published, random_state apart."""
-    return LinearSVC(
-        C=cost,
-        class_weight={1: 2, -1: 1},
-        intercept_scaling=1.0,
-        penalty="l2",
-        loss="squared_hinge",
-        tol=0.0001,
-        dual=True,
-        max_iter=2000,
-        random_state=0,
-    )
+SOME = [0.01, 1.0, 10.0]
+SHAPES = [
+    (400, 64),
+    (300, 300),
+    (600, 150),
+]  # more images than features, fewer (with the constant), more
 
 
 def test_the_svm_minimises_the_published_objective():
     """Squared hinge, positives twice, bias in the penalty: minimised by scipy instead."""
-    x, y, *_ = problem()
-    cost = 0.7
-
-    def objective(w):
-        margins = np.maximum(0, 1 - y * (x @ w[:-1] + w[-1]))
-        weight = cost * np.where(y == 1, 2, 1)
-        gradient = w - 2 * np.append(x.T @ (weight * margins * y), (weight * margins * y).sum())
-        return 0.5 * w @ w + (weight * margins**2).sum(), gradient
-
-    best = minimize(objective, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", tol=1e-14)
-    svm = train_svm(x, y, cost)
+    x, rng = noise(90, 12)
+    y = np.where(rng.random(90) < 0.3, 1, -1)
+    best = minimize(
+        objective,
+        np.zeros(13),
+        (with_constant(x), y, 0.7),
+        jac=True,
+        method="L-BFGS-B",
+        options={"ftol": 0, "gtol": 1e-9},
+    )
+    svm = train_svm(x.astype(np.float64), y, 0.7)
     np.testing.assert_allclose(np.append(svm.coef_, svm.intercept_), best.x, atol=2e-3)
 
 
-@pytest.mark.parametrize("folds", [2, 3])
-def test_cross_validation_is_cross_val_score(folds):
-    x, y, *_ = problem()
-    found = cross_validated_ap(x, y, COSTS, folds)
-    for cost, value in zip(COSTS, found, strict=True):
-        wanted = cross_val_score(literature(cost), x, y, cv=folds, scoring="average_precision")
-        assert value == pytest.approx(wanted.mean(), abs=1e-12)
+@pytest.mark.parametrize("difficult", ["negative", "drop"])
+@pytest.mark.parametrize("solver", ["liblinear", "batched"])
+def test_full_is_scikit_learn_done_class_by_class(solver, difficult):
+    """cross_val_score chooses the cost, one more training, the interpolated AP without the difficult."""
+    made = made_features(150, 40, classes=3, test_images=120)
+    labels = made.labels.copy()
+    if difficult == "negative":
+        labels[labels == 0] = -1
+    assert (labels == 0).any() == (difficult == "drop")
+    result = full_block(getattr(made, solver)(), labels.T, made.labels_test.T, SOME)
+    reference = made.liblinear()
+    x, x_test = reference.train, reference.test_split
+    near = 1e-12 if solver == "liblinear" else 1e-3
+    tops = []
+    for number, (y, truth) in enumerate(zip(labels.T, made.labels_test.T, strict=True)):
+        used, kept = y != 0, truth != 0
+        cv = [
+            cross_val_score(
+                literature(cost), x[used], y[used], cv=3, scoring="average_precision"
+            ).mean()
+            for cost in SOME
+        ]
+        assert result["cv"][number] == pytest.approx(cv, abs=near)
+        assert result["cost"][number] == SOME[int(np.argmax(cv))]
+        svm = literature(result["cost"][number]).fit(x[used], y[used])
+        scores = svm.decision_function(x_test)
+        wanted = interpolated_ap(truth[kept] == 1, scores[kept])
+        assert result["AP"][number] == pytest.approx(float(wanted), abs=near)
+        assert wanted >= average_precision_score(truth[kept], scores[kept])
+        tops.append(scores)
+    assert result["top"] == pytest.approx(np.max(tops, axis=0), abs=5e-3)
+    assert np.mean(result["class"] == np.argmax(tops, axis=0)) > 0.98
 
 
-def test_difficult_test_images_are_left_out():
-    x, y, x_test, y_test = problem()
-    y_test[::7] = 0
-    found = ap_on_test(x, y, COSTS, x_test, y_test)
-    kept = y_test != 0
-    for cost, value in zip(COSTS, found, strict=True):
-        scores = literature(cost).fit(x, y).decision_function(x_test[kept])
-        assert value == pytest.approx(interpolated_ap(y_test[kept] == 1, scores), abs=1e-12)
-        assert value >= average_precision_score(y_test[kept], scores)
+def both(made, function, *arguments):
+    return [function(solver, *arguments) for solver in (made.batched(), made.liblinear())]
 
 
-def test_full_retrains_with_the_cross_validated_cost():
-    x, y, x_test, y_test = problem()
-    result = full_class(x, y, x_test, y_test, COSTS, 3)
-    assert result["cost"] == COSTS[int(np.argmax(result["cv"]))]
-    scores = literature(result["cost"]).fit(x, y).decision_function(x_test)
-    assert result["AP"] == pytest.approx(interpolated_ap(y_test == 1, scores), abs=1e-12)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_full_gives_liblinears_numbers(shape):
+    """The same cost for every class; |AP difference| <= 1e-3 at it; mAP within 0.05 points."""
+    made = made_features(*shape, seed=1)
+    y = np.where(made.labels.T == 1, 1, -1)
+    ours, theirs = both(made, full_block, y, made.labels_test.T, COSTS["fair"])
+    assert ours["cost"] == theirs["cost"]
+    np.testing.assert_allclose(ours["AP"], theirs["AP"], rtol=0, atol=1e-3)
+    assert abs(np.mean(ours["AP"]) - np.mean(theirs["AP"])) <= 5e-4
+    assert np.mean(theirs["AP"]) > 0.6  # something was learned
 
 
-def test_full_leaves_out_what_is_marked_zero():
-    x, y, x_test, y_test = problem()
-    y[:20] = 0
-    assert full_class(x, y, x_test, y_test, COSTS, 3) == full_class(
-        x[20:], y[20:], x_test, y_test, COSTS, 3
+@pytest.mark.parametrize("k", [1, 4, 12])
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_low_shot_gives_liblinears_numbers(shape, k):
+    """The same two costs; |AP difference| <= 1e-3 of every class at them; mAPs within 0.05 points."""
+    made = made_features(*shape, seed=1)
+    results = []
+    for number in range(2):
+        sample, _ = drawn(made, k, 15, seed=number)
+        rows = np.arange(shape[0])
+        asked = (sample, rows, made.labels_test, 4, COSTS["fair"], min(k, 3) if k > 1 else 0)
+        results.append(both(made, lowshot_sample, *asked))
+    ours, theirs = (
+        {
+            (m.name, m.params.get("sample")): m.value
+            for m in summarise(of_solver, COSTS["fair"], "test", {})
+        }
+        for of_solver in zip(*results, strict=True)
     )
+    for name, value in ours.items():
+        assert value == pytest.approx(theirs[name], abs=0 if "cost" in name[0] else 0.05), name
+    used = [ours["cost", None], ours["cost_honest", 0], ours["cost_honest", 1]]
+    places = [COSTS["fair"].index(cost) for cost in used]
+    for batched, liblinear in results:
+        difference = np.abs(np.array(batched["AP"]) - liblinear["AP"])
+        assert difference[:, places].max() <= 1e-3
 
 
-def test_low_shot_sees_its_sample_only():
-    x, y, x_test, y_test = problem()
-    sample = np.concatenate([np.flatnonzero(y == 1)[:4], np.flatnonzero(y == -1)[:20]])
-    result = lowshot_class(x, y, sample, x_test, y_test, COSTS, 3)
-    others = np.setdiff1d(np.arange(len(y)), sample)
-    x[others], y[others] = np.nan, 0
-    assert lowshot_class(x, y, sample, x_test, y_test, COSTS, 3) == result
-    assert result["AP"] == ap_on_test(x[sample], y[sample], COSTS, x_test, y_test).tolist()
-    assert result["cv"] == cross_validated_ap(x[sample], y[sample], COSTS, 3).tolist()
+@pytest.mark.parametrize("solver", ["liblinear", "batched"])
+def test_two_runs_are_bit_equal(solver):
+    made = made_features(150, 60, test_images=100)
+    sample, _ = drawn(made, 3, 6)
+    results = []
+    for _ in range(2):
+        new = getattr(made, solver)()
+        full = full_block(new, np.where(made.labels.T == 1, 1, -1), made.labels_test.T, SOME)
+        asked = (sample, np.arange(150), made.labels_test, 4, SOME, 3)
+        results.append((full, lowshot_sample(new, *asked)))
+    assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(("k", "folds"), [(1, 0), (2, 2), (3, 3), (4, 3)])
-def test_low_shot_folds(k, folds):
-    x, y, x_test, y_test = problem()
-    sample = np.sort(np.concatenate([np.flatnonzero(y == 1)[:k], np.flatnonzero(y == -1)[:20]]))
-    result = lowshot_class(x, y, sample, x_test, y_test, COSTS, 3)
-    if not folds:
-        assert result["cv"] is None
-        return
-    for cost, value in zip(COSTS, result["cv"], strict=True):
-        scores = cross_val_score(
-            literature(cost), x[sample], y[sample], cv=folds, scoring="average_precision"
-        )
-        assert value == pytest.approx(scores.mean(), abs=1e-12)
+@pytest.mark.gpu
+def test_a_gpu_gives_the_cpus_numbers():
+    assert torch.cuda.is_available()
+    made = made_features(400, 64, seed=1)
+    y = np.where(made.labels.T == 1, 1, -1)
+    sample, _ = drawn(made, 4, 15)
+    for function, arguments in (
+        (full_block, (y, made.labels_test.T, COSTS["fair"])),
+        (lowshot_sample, (sample, np.arange(400), made.labels_test, 4, COSTS["fair"], 3)),
+    ):
+        cpu, gpu = (function(made.batched(device), *arguments) for device in ("cpu", "cuda"))
+        np.testing.assert_allclose(gpu["AP"], cpu["AP"], rtol=0, atol=1e-3)

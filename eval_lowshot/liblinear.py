@@ -46,10 +46,18 @@ class Liblinear:
     Attributes:
         train: (N, D) float64 features of unit length.
         test_split: (M, D).
+
+    Raises:
+        ValueError: the splits differ in D.
     """
 
     train: np.ndarray
     test_split: np.ndarray
+
+    def __post_init__(self) -> None:
+        train, test = self.train.shape[1], self.test_split.shape[1]
+        if train != test:
+            raise ValueError(f"train has {train} features and test {test}")
 
     def solve(self, rows: np.ndarray, y: np.ndarray, costs: Sequence[float]) -> Iterator[Solution]:
         """As :meth:`eval_lowshot.solution.Solver.solve`; all costs at once."""

@@ -31,7 +31,7 @@ from eval_lowshot import eigenbasis as eigenbasis_module
 from eval_lowshot.batched import Batched
 from eval_lowshot.config import COSTS
 from eval_lowshot.eigenbasis import eigenbasis
-from eval_lowshot.liblinear import train_svm
+from eval_lowshot.liblinear import Liblinear, train_svm
 
 ALL_COSTS = sorted(set(chain(*COSTS.values())))  # 1e-7 to 1000
 DEVICE = torch.device("cpu")
@@ -181,3 +181,5 @@ def test_splits_of_different_size_are_refused():
     x, _, _ = few_images()
     with pytest.raises(ValueError, match="train has 90 features and test 89"):
         eigenbasis(x, x[:, 1:], DEVICE)
+    with pytest.raises(ValueError, match="train has 90 features and test 89"):
+        Liblinear(x, x[:, 1:])

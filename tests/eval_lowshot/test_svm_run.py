@@ -1,24 +1,23 @@
-"""The verb from images to record: both modes, all layers, kills, workers, bad features."""
+"""The verb from images to record: both modes, both solvers, all layers, all layouts, bad features."""
 
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_voc import COLOURS, make_small_voc
+from sklearn.model_selection import cross_val_score
+from small_voc import COLOURS, make_small_folder, make_small_voc
+from svm_cases import literature
 
-import eval_lowshot.full
-from eval_lowshot import VERBS
+from eval_lowshot import VERBS, full
 from eval_lowshot.config import SvmConfig
+from eval_lowshot.data import open_data
 from eval_lowshot.evaluate import run
 from eval_lowshot.features import image_transform, unit_features
+from siambench.average_precision import interpolated_ap
 from siambench.backbone import BackboneMeta, save_backbone
 from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
@@ -47,6 +46,12 @@ def config(voc, backbone_file, tmp_path):
 
 def plain(record):
     return [(m.name, m.value, m.params) for m in record.metrics]
+
+
+def flags(config):
+    """A command line that asks for the same."""
+    names = ["backbone", "data", "out", "mode", "solver", "costs", "resize", "size", "workers", "k"]
+    return [f"--{name}={getattr(config, name)}" for name in [*names, "samples"]]
 
 
 def scratch(config):
@@ -83,7 +88,8 @@ def test_lowshot(config, capsys):
     drawn = json.loads((scratch(asked) / "samples.json").read_text())
     labels = np.load(asked.data + "/labels-trainval.npy")
     assert len(drawn["samples"]) == 2 * 2 * 3
-    assert drawn["trainval"][:1] == ["trainval0000"]
+    used = {row for sample in drawn["samples"] for row in sample["images"]}
+    assert drawn["trainval"] == {str(row): f"JPEGImages/trainval{row:04d}.jpg" for row in used}
     for row in drawn["samples"]:
         column = labels[row["images"], sorted(COLOURS).index(row["class"])]
         assert (column == 1).sum() == row["k"]
@@ -94,81 +100,6 @@ def test_trials_draw_other_samples(config):
     first, second = run(config(**{**LOW, "k": [1]}, trials=2))
     assert first.metric("mAP", k=1) != second.metric("mAP", k=1)
     assert (first.seed, second.seed) == (0, 1)
-
-
-def test_two_workers_give_the_same_numbers(config, tmp_path):
-    (alone,) = run(config(**LOW))
-    (together,) = run(config(**LOW, workers=2, out=str(tmp_path / "other")))
-    assert plain(alone) == plain(together)
-
-
-def test_killed_and_started_again(config, tmp_path, monkeypatch):
-    """SIGKILL after two classes: both are kept, with a line cut off after them, and not done again."""
-    (wanted,) = run(config(out=str(tmp_path / "uninterrupted")))
-    asked = config()
-    arguments = [f"--{name}={getattr(asked, name)}" for name in ("backbone", "data", "out")]
-    arguments += ["--costs=[0.1,1.0]", "--resize=0", "--size=32", "--workers=0"]
-    killer = (
-        "import itertools, os, signal, sys\n"
-        "from eval_lowshot import VERBS, tasks\n"
-        "from siambench.cli import run_verb\n"
-        "calls, line = itertools.count(), tasks._line\n"
-        "def deadly(key, result):\n"
-        "    if next(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return line(key, result)\n"
-        "tasks._line = deadly\n"
-        "run_verb(VERBS['svm'], sys.argv[1:])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", killer, *arguments], capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    kept = scratch(asked) / "avgpool.jsonl"
-    assert len(kept.read_text().splitlines()) == 2
-    with open(kept, "a") as handle:
-        handle.write('{"task": ["avgpool", "red"], "resul')
-
-    calls = []
-    real = eval_lowshot.full.full_class
-    monkeypatch.setattr(
-        eval_lowshot.full, "full_class", lambda *args: calls.append(args) or real(*args)
-    )
-    (resumed,) = run(asked)
-    assert len(calls) == 1
-    assert plain(resumed) == plain(wanted)
-    assert len(kept.read_text().splitlines()) == 3
-    run(asked)
-    assert len(calls) == 1  # the record stands
-
-
-def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
-    """The worker kills its parent and waits for ever; the pipe it holds closes when it ends."""
-    (tmp_path / "deadly.py").write_text(
-        "import os, signal\n"
-        "def work(parent, pipe):\n"
-        "    os.open(pipe, os.O_WRONLY)\n"
-        "    os.kill(parent, signal.SIGKILL)\n"
-        "    while True: signal.pause()\n"
-    )
-    script = (
-        "import os, sys, time; from pathlib import Path; import deadly\n"
-        "from eval_lowshot.tasks import run_tasks\n"
-        "folder = Path(sys.argv[1])\n"
-        "tasks = {('kill',): (deadly.work, (os.getpid(), str(folder / 'pipe')))}\n"
-        "tasks |= {('wait', n): (time.sleep, (99,)) for n in range(3)}\n"
-        "run_tasks(tasks, folder / 'kept', 'deadly', 2)\n"
-    )
-    os.mkfifo(tmp_path / "pipe")
-    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    parent = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        stderr=subprocess.DEVNULL,
-        timeout=60,
-    )
-    assert parent.returncode == -signal.SIGKILL
-    ready, _, _ = select.select([pipe], [], [], 30)
-    assert ready
-    assert os.read(pipe, 1) == b""
-    os.close(pipe)
 
 
 def test_features_are_shared_by_the_two_modes(config, monkeypatch):
@@ -189,13 +120,14 @@ def test_features_are_the_backbones_at_unit_length(config, backbone_file):
     asked = config()
     run(asked)
     (path,) = Path(asked.out).glob("features/test-avgpool-*/features.npy")
-    x = unit_features({("test", "avgpool"): np.load(path)}, "test", "avgpool")
+    x = unit_features(np.load(path), "test's avgpool", "float64", constant=True)
     backbone = load_backbone(backbone_file)
     image = decode(f"{asked.data}/VOCdevkit/VOC2007/JPEGImages/test0000.jpg")
     pixels = normalise(image_transform(asked)(image)[None], backbone.meta.mean, backbone.meta.std)
     with torch.inference_mode():
         feature = backbone.features(pixels)[0].double().numpy()
-    np.testing.assert_allclose(x[0], feature / (np.linalg.norm(feature) + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(x[0, :-1], feature / (np.linalg.norm(feature) + 1e-5), atol=1e-5)
+    assert (x[:, -1] == 1).all()
     assert x.dtype == np.float64
 
 
@@ -215,13 +147,36 @@ def test_transforms(config):
     assert (cropped[0, :, 0] > 127).sum() == 0  # the middle half only
 
 
-def test_collapsed_backbone(config, tmp_path):
+@pytest.mark.parametrize("solver", ["batched", "liblinear"])
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (0.0, "trainval's avgpool is the same for all 48 images; the backbone collapsed"),
+        (1e30, "avgpool of JPEGImages/trainval0000.jpg is nan: the backbone is not sound"),
+    ],
+)
+def test_features_that_say_nothing(config, tmp_path, capsys, scale, message, solver):
     state = build_resnet("resnet10-w16").state_dict()
-    state = {name: torch.zeros_like(t) if t.is_floating_point() else t for name, t in state.items()}
+    state = {n: t * scale if t.is_floating_point() else t for n, t in state.items()}
     path = tmp_path / "collapsed.safetensors"
     save_backbone(path, state, BackboneMeta(arch="resnet10-w16", method="none", epochs=0))
-    with pytest.raises(UserError, match="avgpool is the same for all 48 images of trainval"):
-        run(config(backbone=str(path)))
+    assert run_verb(VERBS["svm"], flags(config(backbone=str(path), solver=solver))) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("siambench: error: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([[1, 2], [3, np.nan]], "test's avgpool has features that are not finite"),
+        ([[1, 2], [np.inf, 3]], "test's avgpool has features that are not finite"),
+        ([[1, 2], [3, 6]], "test's avgpool is the same for all 2 images"),  # at unit length
+    ],
+)
+def test_tables_that_say_nothing(table, message):
+    with pytest.raises(UserError, match=message):
+        unit_features(np.array(table, np.float32), "test's avgpool", "float32")
 
 
 def test_full_takes_difficult_images_as_it_is_told(config, monkeypatch):
@@ -236,8 +191,99 @@ def test_exit_codes(voc, backbone_file, tmp_path, capsys):
     given = ["--backbone", str(backbone_file), "--out", str(tmp_path), "--size=32", "--resize=0"]
     verb = VERBS["svm"]
     assert run_verb(verb, [*given, "--data", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere/VOC2007 does not exist" in capsys.readouterr().err
+    assert "nowhere does not exist" in capsys.readouterr().err
     low = ["--mode=lowshot", "--k=[1,2]", "--samples=1", "--costs=virtex", "--workers=0"]
     assert run_verb(verb, [*given, *low, "--data", str(voc), "--negatives_per_positive=40"]) == 2
     assert "k = 2 needs 2 and 80" in capsys.readouterr().err
     assert run_verb(verb, [*given, *low, "--data", str(voc), "--negatives_per_positive=2"]) == 0
+
+
+@pytest.mark.parametrize("solver", ["batched", "liblinear"])
+def test_one_label_an_image(config, scenes, solver, monkeypatch):
+    """mAP and top-1 from the cached features, class by class with scikit-learn; classes in three blocks."""
+    monkeypatch.setattr(full, "_BLOCK", 4)
+    asked = config(data=str(scenes / "imagenet"), solver=solver)
+    (record,) = run(asked)
+    splits = [np.load(p) for p in sorted(Path(asked.out).glob("features/*-avgpool-*/features.npy"))]
+    data = open_data(asked)
+    x, x_test = (unit_features(part, "x", "float64") for part in splits)
+    assert (len(x), len(x_test)) == (len(data.train.labels), len(data.test.labels))
+    scores, aps = np.empty((10, len(x_test))), []
+    near = 1e-9 if solver == "liblinear" else 0.05
+    for number, name in enumerate(data.classes):
+        y = np.where(data.train.labels == number, 1, -1)
+        cv = [
+            cross_val_score(literature(c), x, y, cv=3, scoring="average_precision").mean()
+            for c in (0.1, 1.0)
+        ]
+        cost = (0.1, 1.0)[int(np.argmax(cv))]
+        at = {"class": name, "layer": "avgpool"}
+        assert record.metric("cost", **at) == cost
+        scores[number] = literature(cost).fit(x, y).decision_function(x_test)
+        aps.append(100 * interpolated_ap(data.test.labels == number, scores[number]))
+        assert record.metric("AP", **at) == pytest.approx(aps[-1], abs=2 * near)
+    assert record.metric("mAP", layer="avgpool") == pytest.approx(np.mean(aps), abs=near)
+    top1 = 100 * (scores.argmax(axis=0) == data.test.labels).mean()
+    assert record.metric("top1", layer="avgpool") == pytest.approx(top1, abs=near)
+
+
+def test_low_shot_with_one_label_an_image(config, scenes, capsys):
+    """Both solvers see the same samples and find the same numbers."""
+    asked = {**LOW, "data": str(scenes / "imagenet"), "costs": [0.1, 1.0, 10.0]}
+    (ours,), (theirs,) = (run(config(**asked, solver=s)) for s in ("batched", "liblinear"))
+    assert (ours.engine, theirs.engine) == ("torch", "scikit-learn")
+    assert ours.protocol_hash != theirs.protocol_hash
+    assert len(ours.metrics) == len(theirs.metrics)
+    for one, other in zip(ours.metrics, theirs.metrics, strict=True):
+        assert (one.name, one.params) == (other.name, other.params)
+        exact = one.name.startswith("cost")
+        assert one.value == pytest.approx(other.value, abs=0 if exact else 0.05)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"top-1 {ours.metric('top1', k=3, layer='avgpool'):.2f}" in lines[1]
+
+
+def test_the_best_layer(config, capsys):
+    layers = ["avgpool", "feature5", "feature1"]
+    (record,) = run(config(layers=layers))
+    best = max(record.metric("mAP", layer=layer) for layer in layers)
+    (metric,) = [m for m in record.metrics if m.name == "mAP_best_layer"]
+    assert metric.value == best == record.metric("mAP", **metric.params)
+    assert "the best layer, chosen on test" in capsys.readouterr().out
+    (record,) = run(config(layers=layers, **LOW))
+    for k in (1, 3):
+        best = max(record.metric("mAP", k=k, layer=layer) for layer in layers)
+        (metric,) = [m for m in record.metrics if m.name == "mAP_best_layer" and m.params["k"] == k]
+        assert metric.value == best == record.metric("mAP", **metric.params)
+    (record,) = run(config())
+    assert "mAP_best_layer" not in {m.name for m in record.metrics}
+
+
+@pytest.mark.parametrize("fields", [{}, LOW], ids=["full", "lowshot"])
+def test_skipped_classes_are_as_if_they_were_not_there(config, tmp_path, capsys, fields):
+    folder = make_small_folder(tmp_path / "all", train=[6, 6, 6, 2], val=[4, 4, 4, 4])
+    without = shutil.copytree(folder, tmp_path / "without")
+    for split in ("train", "val"):
+        shutil.rmtree(without / split / "c3")
+    asked = flags(config(data=str(folder), **fields))
+    assert run_verb(VERBS["svm"], asked) == 2
+    assert "class c3 has 2 images in train" in capsys.readouterr().err
+    assert run_verb(VERBS["svm"], [*asked, "--skip_classes=true"]) == 0
+    assert "left out: 1 classes with too few images (c3)" in capsys.readouterr().out
+    (record,) = run(config(data=str(folder), skip_classes=True, **fields))
+    assert record.dataset.counts["classes_left_out"] == 1
+    (left_out,) = [m for m in record.metrics if m.name == "left_out"]
+    assert left_out.params == {"class": "c3", "why": "has 2 images in train"}
+    (wanted,) = run(config(data=str(without), **fields))
+    assert [m for m in plain(record) if m[0] != "left_out"] == plain(wanted)
+
+
+def test_a_run_from_its_own_samples(config, tmp_path):
+    (drawn,) = run(config(**LOW))
+    given = tmp_path / "given"
+    given.mkdir()
+    shutil.copy(scratch(config()) / "samples.json", given)
+    (again,) = run(config(**LOW, samples_dir=str(given), seed=7))
+    assert plain(again) == plain(drawn)
+    assert again.key != drawn.key
+    assert again.dataset.fingerprint != drawn.dataset.fingerprint
+    assert len(list(Path(config().out).glob("records/*.json"))) == 2

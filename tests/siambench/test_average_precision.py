@@ -69,3 +69,17 @@ def test_equal_scores_give_the_prevalence_in_any_order():
     positive = np.array([True, False, False, True, False])
     for order in ([0, 1, 2, 3, 4], [1, 2, 4, 0, 3], [3, 0, 1, 2, 4]):
         assert interpolated_ap(positive[order], np.zeros(5)) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("few_levels", [False, True])
+def test_float32_scores_are_not_rounded_further(few_levels):
+    """Scores a float32 step apart stay apart, equal ones stay equal: as scikit-learn ranks them."""
+    rng = np.random.default_rng(0)
+    positive = rng.random(400) < 0.1
+    steps = rng.integers(0, 40 if few_levels else 10**6, (3, 400)).astype(np.float32)
+    scores = np.float32(1) + steps * np.finfo(np.float32).eps
+    assert scores.dtype == np.float32
+    step, interpolated = step_ap(positive, scores), interpolated_ap(positive, scores)
+    for row, one, other in zip(scores, step, interpolated, strict=True):
+        assert one == pytest.approx(average_precision_score(positive, row), abs=1e-12)
+        assert other == pytest.approx(by_thresholds(positive, row), abs=1e-12)

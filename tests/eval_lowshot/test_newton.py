@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from svm_cases import (
@@ -32,6 +32,7 @@ from eval_lowshot.batched import Batched
 from eval_lowshot.config import COSTS
 from eval_lowshot.eigenbasis import eigenbasis
 from eval_lowshot.liblinear import Liblinear, train_svm
+from eval_lowshot.rows import Rows
 
 ALL_COSTS = sorted(set(chain(*COSTS.values())))  # 1e-7 to 1000
 DEVICE = torch.device("cpu")
@@ -183,3 +184,37 @@ def test_splits_of_different_size_are_refused():
         eigenbasis(x, x[:, 1:], DEVICE)
     with pytest.raises(ValueError, match="train has 90 features and test 89"):
         Liblinear(x, x[:, 1:])
+
+
+def state(case, cost):
+    """Rows at 0, the same solved, and their labels."""
+    x, rows, y = case()
+    z = torch.from_numpy(with_constant(x)[rows])
+    start = Rows.at_zero(z, torch.from_numpy(y.astype(np.float32)))
+    ends = start.with_costs([cost])
+    newton.newton_cg(ends, z.square().mean(0))
+    return start.with_costs([cost]), ends, y
+
+
+@pytest.mark.parametrize("cost", [0.01, 1.0, 100.0])
+def test_a_step_ends_at_the_lowest_point_of_its_line(cost):
+    """Towards the solution from 0, where every hinge is 1, steps that are too short and too long."""
+    now, ends, y = state(separable, cost)
+    z = now.z.double().numpy()
+    step = ends.w * torch.tensor([[0.6], [3.0]])
+    now.move(step, step @ now.z.mT)
+    for w, direction, labels in zip(now.w, step.double().numpy(), y, strict=True):
+        lowest = minimize_scalar(
+            lambda t, d=direction, labels=labels: objective(t * d, z, labels, cost)[0], (0, 1)
+        ).x
+        np.testing.assert_allclose(w, lowest * direction, rtol=2e-3)
+    torch.testing.assert_close(now.margin, now.w @ now.z.mT, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_that_is_rounding_leads_nowhere():
+    """At the solution the slope along it is rounding, and so is what it is divided by."""
+    _, ends, _ = state(separable, 100.0)
+    before = ends.margin.clone()
+    noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+    ends.move(torch.zeros_like(ends.w), 1e-6 * noise)
+    torch.testing.assert_close(ends.margin, before, rtol=0, atol=2e-5)

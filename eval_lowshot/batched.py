@@ -7,12 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval_lowshot.eigenbasis import PRODUCTS, Basis, own_basis
+from eval_lowshot.eigenbasis import PRODUCTS, Basis
 from eval_lowshot.newton import solve
 from eval_lowshot.solution import Solution
 from eval_lowshot.support import Gram
-
-_OWN = 500  # images up to which a basis of their own, as small as they are few, costs less than it saves
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,8 @@ class Batched:
         labels = torch.from_numpy(y.astype(np.float32)).to(at.device)
         images = self.basis.train[at]
         gram = self._gram(at, images)
-        if gram is None or len(images) > min(_OWN, images.shape[1] // 2):
-            for costs_of, w in solve(images, self.basis.moments, labels, costs, gram):
-                yield Solution(costs_of, w, (w @ images.mT).cpu().numpy())
-            return
-        own, moments, back = own_basis(gram.all())
-        for costs_of, w in solve(own, moments, labels, costs, gram):
-            yield Solution(costs_of, w @ back @ images, (w @ own.mT).cpu().numpy())
+        for costs_of, w in solve(images, self.basis.moments, labels, costs, gram):
+            yield Solution(costs_of, w, (w @ images.mT).cpu().numpy())
 
     def test(self, weights: Sequence[Tensor]) -> np.ndarray:
         """As :meth:`eval_lowshot.solution.Solver.test`; float32."""

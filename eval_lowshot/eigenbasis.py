@@ -55,28 +55,10 @@ def eigenbasis(x: np.ndarray, x_test: np.ndarray, device: torch.device) -> Basis
         products, crossed = train @ train.mT, test @ train.mT
         del train, test, x, x_test
         values, vectors = _eigh(products)
-        train, test = vectors * values.sqrt(), crossed @ (vectors * _inverse_root(values))
+        sure = values > _LEAST * values[-1]
+        train = vectors * values.sqrt()
+        test = crossed @ (vectors * torch.where(sure, values.rsqrt(), 0))
     return Basis(train, test, values / count, products if count <= PRODUCTS else None)
-
-
-def own_basis(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates of n images in the basis of their own span.
-
-    Args:
-        products: (n, n).
-
-    Returns:
-        Coordinates (n, n), their mean squares (n,), and (n, n) that weights are multiplied with to
-        become coefficients of the images.
-    """
-    values, vectors = _eigh(products)
-    back = (vectors * _inverse_root(values)).mT
-    return vectors * values.sqrt(), values / len(values), back
-
-
-def _inverse_root(values: Tensor) -> Tensor:
-    """1 / sqrt, and 0 for directions that are but rounding."""
-    return torch.where(values > _LEAST * values[-1], values.rsqrt(), 0)
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:

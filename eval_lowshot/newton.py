@@ -99,9 +99,10 @@ def newton_cg(rows: Rows, moments: Tensor) -> int:
         inner += steps
         moved = step.square().sum(1) > STILL * now.w.square().sum(1)
         hinge = now.hinge()
-        # Where the same images hold, the model was exact, and its gradient is the true one.
+        # Where the same images hold, the model was exact, and its gradient is the true one; but many
+        # iterations have gathered rounding.
         now.pull = (now.w - (1 - t) * gradient + t * residual) / (2 * now.cost)
-        other = ((hinge > 0) != (active > 0)).any(1).nonzero().squeeze(1)
+        other = ((hinge > 0) != (active > 0)).any(1) | (now.cost.squeeze(1) * len(now.z) > _EASY)
         now.pull[other] = (now.s[other] * now.y[other] * hinge[other]) @ now.z
     rows.put(left, now)
     return inner

@@ -15,7 +15,7 @@ _MOST_STEPS = 50
 _STEPS = 5  # that it usually takes
 _FLOPS = 5e10  # of a core; what matters is the ratio of the times below to it
 _GATHER = 6e-9  # seconds to fetch one product
-_CALL = 3e-4  # seconds of a row's step that have nothing to do with its size
+_CALL = 2e-4  # seconds of a row's step, or of an iteration, that have nothing to do with its size
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,6 @@ class Gram:
     products: Tensor
     rows: Tensor
 
-    def all(self) -> Tensor:
-        """(n, n) of the problem's images."""
-        return self.products[self.rows.unsqueeze(1), self.rows]
-
     def of(self, chosen: Tensor) -> Tensor:
         """(m, m) of some of the problem's images (m,)."""
         rows = self.rows[chosen]
@@ -45,7 +41,7 @@ def support_is_faster(rows: Rows, inner: float) -> bool:
     held = (rows.hinge() > 0).sum(1).double()
     exact = _STEPS * (held**3 / 3 / _FLOPS + held**2 * _GATHER + _CALL).sum()
     count = max(len(rows.y), 16)  # fewer rows do not take less time
-    return float(exact) < inner * 4 * rows.z.numel() * count / _FLOPS
+    return float(exact) < inner * (4 * rows.z.numel() * count / _FLOPS + _CALL)
 
 
 def support_newton(rows: Rows, gram: Gram) -> bool:

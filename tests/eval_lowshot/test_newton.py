@@ -87,11 +87,6 @@ ROADS = {
     "as is": [],
     "conjugate gradients alone": [(newton, "support_is_faster", lambda *_: False)],
     "support": [(newton, "support_is_faster", lambda *_: True)],
-    "no basis of one's own": [(batched, "_OWN", 0)],
-    "support, no basis of one's own": [
-        (batched, "_OWN", 0),
-        (newton, "support_is_faster", lambda *_: True),
-    ],
     "too many images for their products": [
         (eigenbasis_module, "PRODUCTS", 0),
         (batched, "PRODUCTS", 0),
@@ -131,19 +126,13 @@ def test_no_objective_is_above_liblinears(case):
 
 
 def test_the_roads_are_those_meant(monkeypatch):
-    support, gradients, basis = (
-        Mock(wraps=f) for f in (newton.support_newton, newton.newton_cg, batched.own_basis)
-    )
+    support, gradients = Mock(wraps=newton.support_newton), Mock(wraps=newton.newton_cg)
     monkeypatch.setattr(newton, "support_is_faster", lambda *_: True)
     monkeypatch.setattr(newton, "support_newton", support)
     monkeypatch.setattr(newton, "newton_cg", gradients)
-    monkeypatch.setattr(batched, "own_basis", basis)
     solved(separable)
     assert gradients.call_count == 1  # the smallest costs
     assert support.call_count > 5
-    assert not basis.called
-    solved(part_of_the_images)
-    assert basis.call_count == 1
 
 
 @pytest.mark.parametrize("cost", [1e-4, 0.3, 20.0])

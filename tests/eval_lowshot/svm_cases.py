@@ -46,6 +46,12 @@ def many_images():
     return unit(made.x), np.arange(260), np.where(made.labels.T == 1, 1, -1)
 
 
+def many_held():
+    """More images than features can part: most have a positive hinge, and their products lack digits."""
+    made = made_features(725, 45, classes=3, signal=1.0)
+    return unit(made.x), np.arange(555), made.labels[:555].T
+
+
 def few_images():
     x, rng = noise(40, 90)
     return x, np.arange(40), signs(rng, 3, 40, 0.4)
@@ -99,6 +105,7 @@ def left_out():
 
 CASES = [
     many_images,
+    many_held,
     few_images,
     part_of_the_images,
     separable,

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from reports.answers import answers
 from reports.chosen import chosen, whole_sweep
-from reports.markdown import Links, code, escape, metric_table
+from reports.markdown import Links, code, escape
+from reports.metric_table import metric_table
+from reports.opening import opening
 from reports.provenance import protocol_details
 from reports.published import DATASETS, PublishedRow, published_name, published_rows
 from reports.rows import Backbone
 from reports.sections import Section
 from reports.stats import row_of
-from reports.tables import MOST_CURVES, Layout, Table
+from reports.tables import MOST_CURVES, MOST_PAIRS, Layout, Table
 
 
 def section_text(
@@ -32,7 +34,7 @@ def section_text(
         "",
         f"## {section.title}",
         "",
-        *_road(section),
+        *opening(section),
         _facts(section, backbones),
         "",
     ]
@@ -44,7 +46,7 @@ def section_text(
     lines += chosen(made.sweeps, backbones, links)
     if made.shots.get("mAP"):
         lines += [f"![Low-shot mAP against k](plots/{lowshot_name(section)})", ""]
-        lines += ["Lines: mean; bands: from the worst to the best sample" + _only(made) + ".", ""]
+        lines += [_curves(made), ""]
     lines += answers(section, made.answers, backbones, out)
     for table in [t for t in made.tables if t.folded]:
         lines += _table(table, backbones, rows, links)
@@ -69,23 +71,6 @@ def _table(
         lines += ["Published with another engine or protocol, so not in the table above:", ""]
         lines += [*others, ""]
     return lines
-
-
-def _road(section: Section) -> list[str]:
-    """Which of its two roads a linear probe took."""
-    protocol = section.groups[0].protocol
-    if section.verb != "linear" or "road" not in protocol:
-        return []
-    if not section.short_road:
-        return ["The papers' road: images are augmented anew in every epoch.", ""]
-    views = protocol.get("views", 0)
-    crops = "the centre crop" + (f" and {views} augmented views" * bool(views)) + " of each image"
-    return [
-        f"**Short road**: features were extracted once, from {crops}, and the heads trained on them "
-        "without new augmentation in each epoch; this is a protocol of its own, and published "
-        "numbers, made with the papers' road, do not stand beside it.",
-        "",
-    ]
 
 
 def _facts(section: Section, backbones: Sequence[Backbone]) -> str:
@@ -119,10 +104,11 @@ def _published(section: Section) -> tuple[list[PublishedRow], str]:
             f"{code(data)} is not the data set of the published table ({code(official)}), so no "
             "published rows here."
         )
-    changed = sorted({name for e in section.entries for name in e.record.overrides})
+    changed = {name for e in section.entries for name in e.record.overrides}
+    changed.discard("solver")  # the SVMs' two are shown to agree
     if changed:
         return [], (
-            f"Settings that are not the preset's ({', '.join(map(code, changed))}): no published rows "
+            f"Settings that are not the preset's ({', '.join(map(code, sorted(changed)))}): no published rows "
             "here."
         )
     return published_rows(names), (
@@ -136,6 +122,11 @@ def lowshot_name(section: Section) -> str:
     return f"lowshot-{section.anchor}.png"
 
 
-def _only(made: Layout) -> str:
+def _curves(made: Layout) -> str:
+    """What the lines and bands of the low-shot curves are."""
     rows = {row for cells in made.shots["mAP"].values() for row in cells}
-    return f"; the best {MOST_CURVES} of {len(rows)} backbones" if len(rows) > MOST_CURVES else ""
+    honest = any(made.shots.get("mAP_honest", {}).values()) and len(rows) <= MOST_PAIRS
+    text = "Lines: mean, the cost best on test; bands: from the worst to the best sample of it"
+    text += "; dashed and thin: mean, the cost honest" * honest
+    few = f"; the best {MOST_CURVES} of {len(rows)} backbones" if len(rows) > MOST_CURVES else ""
+    return f"{text}{few}."

@@ -121,7 +121,7 @@ def _with_classes(made: Layout, metrics: Metrics, name: str, layer: str = "") ->
                 "answers image by image in each job's predictions.csv."
             )
             return replace(made, remarks=[remark], answers=where)
-        columns = [Column(c, cells) for c, cells in metrics.of_classes(name, params).items()]
+        columns = [Column(c, cells) for c, cells in metrics.parts(name, params).items()]
         table = Table(f"{what} ({where}), %", columns, folded=True)
         return replace(made, tables=[*made.tables, table], answers=where)
     return made

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from reports.classification import knn, linear
-from reports.stats import Cells, Metrics, Row, mean_over
+from reports.stats import Metrics
+from reports.svm import svm
 from reports.tables import Column, Layout, Table
 
 
@@ -20,64 +21,6 @@ def layout(verb: str, metrics: Metrics) -> Layout:
         made.tables.append(Table(caption, columns, decimals, bold=False, folded=True))
     tables = [table for table in made.tables if any(c.cells for c in table.columns)]
     return replace(made, tables=tables)
-
-
-def _svm(metrics: Metrics) -> Layout:
-    """mmselfsup's table: best layer, full SVM, k = 1 ... 96; then the honest costs and the spread."""
-    full = {x: metrics.take("mAP", layer=x) for x in metrics.distinct("mAP", "layer", without="k")}
-    layers = list(dict.fromkeys([*full, *metrics.distinct("mAP", "layer")]))
-    ks = sorted(metrics.distinct("mAP", "k"))
-    low = {
-        name: {x: {k: metrics.take(name, k=k, layer=x) for k in ks} for x in layers}
-        for name in ("mAP", "mAP_min", "mAP_max", "mAP_std", "mAP_honest")
-    }
-    best = _best_layers(full, low["mAP"])
-
-    def of_best(by_layer: dict[str, Cells]) -> Cells:
-        chosen = {row: by_layer.get(layer, {}).get(row) for row, layer in best.items()}
-        return {row: cell for row, cell in chosen.items() if cell}
-
-    shots = {
-        name: {k: of_best({x: low[name][x][k] for x in layers}) for k in ks if layers}
-        for name in low
-    }
-    whole = [Column("full SVM", of_best(full), "mAP")] if full else []
-    columns = [Column(f"k={k}", cells, f"mAP_k{k}") for k, cells in shots["mAP"].items()]
-    tables = [Table(_LOWSHOT if ks else "Linear SVM, mAP %", whole + columns, 2, best)]
-    for name, caption in _MORE_LOWSHOT.items():
-        of_name = [Column(f"k={k}", cells) for k, cells in shots[name].items() if cells]
-        tables.append(Table(caption, of_name, 2, best, bold=name == "mAP_honest"))
-    if len(full) > 1:
-        by_layer = [Column(x, full[x]) for x in sorted(full, key=lambda x: (x == "avgpool", x))]
-        tables.append(Table("Full SVM on each layer, mAP %", by_layer, 2))
-    if ks:
-        whole.append(Column("low-shot mAP (mean over k)", mean_over(list(shots["mAP"].values()))))
-    return Layout(tables, whole, shots)
-
-
-_LOWSHOT = (
-    "Linear SVM, mAP %. Low-shot costs are the best on the test split, as the literature takes them"
-)
-_MORE_LOWSHOT = {
-    "mAP_honest": "Low-shot with honest costs, chosen without the test split, mAP %",
-    "mAP_std": "Standard deviation of the low-shot mAP over its samples",
-}
-
-
-def _best_layers(full: dict[str, Cells], low: dict[str, dict[int, Cells]]) -> dict[Row, str]:
-    """Per backbone the layer with the highest full-SVM mAP (or low-shot, where there is no full).
-
-    A layer that has both counts before one that has only one of them.
-    """
-    scores: dict[Row, dict[str, tuple[int, float]]] = {}
-    for layer in low:
-        shots = mean_over([cells for cells in low[layer].values() if cells])
-        for row in {**full.get(layer, {}), **shots}:
-            of_full = full.get(layer, {}).get(row)
-            score = (of_full or shots[row]).mean
-            has = (of_full is not None) + (row in shots)
-            scores.setdefault(row, {})[layer] = (has, score)
-    return {row: max(by, key=lambda layer: by[layer]) for row, by in scores.items()}
 
 
 def _detect(metrics: Metrics) -> Layout:
@@ -130,7 +73,7 @@ def _other(metrics: Metrics) -> Layout:
 LAYOUTS: dict[str, Callable[[Metrics], Layout]] = {
     "linear": linear,
     "knn": knn,
-    "svm": _svm,
+    "svm": svm,
     "detect": _detect,
     "segment": _segment,
 }

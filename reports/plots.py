@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from reports.rows import Backbone
 from reports.stats import Cells, Row
-from reports.tables import MOST_CURVES
+from reports.tables import MOST_CURVES, MOST_PAIRS
 from siambench.files import atomic_path
 
 # Okabe & Ito 2008: told apart by readers of every colour vision; then again with other dashes
@@ -91,24 +91,29 @@ def plot_lowshot(
 ) -> None:
     """Low-shot mAP against k, with a band from the worst to the best sample of all trials.
 
-    Of more backbones than can be told apart, the best are drawn.
+    Of more backbones than can be told apart, the best are drawn; of few, the honest mean too.
 
     Args:
         path: the PNG file.
-        shots: ``mAP``, ``mAP_min`` and ``mAP_max`` to k to cells.
+        shots: ``mAP``, ``mAP_min``, ``mAP_max`` and ``mAP_honest`` to k to cells.
         backbones: in the order of the legend.
         styles: from :func:`style_of`, by label.
     """
     curves = shots["mAP"]
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for row, label in best_curves(curves, [(b.row, b.label) for b in backbones]):
+    drawn = best_curves(curves, [(b.row, b.label) for b in backbones])
+    for row, label in drawn:
         at = [k for k, cells in curves.items() if row in cells]
         axes.plot(at, [curves[k][row].mean for k in at], label=label, **styles[label])
         spread = [k for k in at if row in shots["mAP_min"][k] and row in shots["mAP_max"][k]]
         low = [min(shots["mAP_min"][k][row].values) for k in spread]
         high = [max(shots["mAP_max"][k][row].values) for k in spread]
         axes.fill_between(spread, low, high, color=styles[label]["color"], alpha=0.15, linewidth=0)
+        honest = [k for k in at if row in shots["mAP_honest"][k]]
+        if honest and len(drawn) <= MOST_PAIRS:
+            means = [shots["mAP_honest"][k][row].mean for k in honest]
+            axes.plot(honest, means, "--", color=styles[label]["color"], linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(curves), [str(k) for k in curves])
     axes.minorticks_off()

@@ -54,6 +54,13 @@ class Group:
         """Whether a linear probe was trained on cached features: a protocol of its own."""
         return self.verb == "linear" and self.protocol.get("road") == "cached"
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Classes that have no part in the numbers, and why."""
+        metrics = self.entries[0].record.metrics
+        found = [m.params for m in metrics if m.name == "left_out"]
+        return {str(p.get("class")): str(p.get("why", "")) for p in found}
+
     def has(self, param: str) -> bool:
         """Whether a metric of the records has this parameter."""
         return any(param in m.params for m in self.entries[0].record.metrics)
@@ -125,10 +132,13 @@ def _place(name: str, known: Iterable[str]) -> int:
 
 
 def _paired(groups: list[Group]) -> list[list[Group]]:
-    """Each group alone, but a full and a low-shot SVM together where the pair is unambiguous."""
+    """Each group alone, but a full and a low-shot SVM together where the pair is unambiguous.
+
+    They then have one engine, one data set and the same classes.
+    """
     paired: list[list[Group]] = []
     for group in groups:
-        kin = [g for g in groups if g.verb == group.verb == "svm" and g.dataset == group.dataset]
+        kin = [g for g in groups if g.verb == group.verb == "svm" and _measures_as(g, group)]
         full = [g for g in kin if not g.has("k")]
         low = [g for g in kin if g.has("k")]
         if len(full) != 1 or len(low) != 1:
@@ -136,6 +146,12 @@ def _paired(groups: list[Group]) -> list[list[Group]]:
         elif group is full[0]:
             paired.append([full[0], low[0]])
     return paired
+
+
+def _measures_as(one: Group, other: Group) -> bool:
+    engines = [g.entries[0].record.engine for g in (one, other)]
+    same = engines[0] == engines[1] and one.dataset == other.dataset
+    return same and one.left_out.keys() == other.left_out.keys()
 
 
 def _kin(group: Group, parts: list[Group]) -> bool:

@@ -63,9 +63,9 @@ def row_of(entry: Entry) -> Row:
 class Metrics:
     """The metrics of records that may stand in one table, by name and params.
 
-    Metrics of single classes are handed out by :meth:`of_classes` alone, those of single low-shot
-    samples are left to the records. What of the others has been handed out is no longer in
-    :meth:`rest`, so that no number goes unreported.
+    Metrics of single classes and of single low-shot samples are handed out by :meth:`parts` alone.
+    What of the others has been handed out is no longer in :meth:`rest`, so that no number goes
+    unreported.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -126,19 +126,21 @@ class Metrics:
                 break
         return found
 
-    def of_classes(self, name: str, params: tuple[tuple[str, Any], ...]) -> dict[str, Cells]:
-        """Class to cells of the metric called ``name`` with these params beside the class."""
+    def parts(
+        self, name: str, params: tuple[tuple[str, Any], ...], of: str = "class"
+    ) -> dict[str, Cells]:
+        """Class (or sample) to cells of the metric called ``name`` with these params beside it."""
         found: dict[str, dict[Row, list[tuple[float, Entry]]]] = {}
         for entry in self._entries:
             row = row_of(entry)
             for metric in entry.record.metrics:
                 has = metric.params
-                if metric.name != name or "class" not in has or len(has) != len(params) + 1:
+                if metric.name != name or of not in has or len(has) != len(params) + 1:
                     continue
                 if all(has.get(k) == v for k, v in params):
-                    of = found.setdefault(str(has["class"]), {})
-                    of.setdefault(row, []).append((metric.value, entry))
-        return {of: _cells(rows) for of, rows in found.items()}
+                    part = found.setdefault(str(has[of]), {})
+                    part.setdefault(row, []).append((metric.value, entry))
+        return {part: _cells(rows) for part, rows in found.items()}
 
     def splits(self, name: str) -> set[str]:
         """The splits that metrics called ``name`` were measured on."""
@@ -186,6 +188,15 @@ def mean_over(columns: list[Cells]) -> Cells:
             means = [math.fsum(per_trial[str(e.path)]) / len(columns) for e in whole]
             result[row] = Cell(tuple(means), tuple(whole))
     return result
+
+
+def joined(columns: list[Cells]) -> Cells:
+    """All values of a row in one cell, column after column."""
+    pairs: dict[Row, list[tuple[float, Entry]]] = {}
+    for cells in columns:
+        for row, cell in cells.items():
+            pairs.setdefault(row, []).extend(zip(cell.values, cell.entries, strict=True))
+    return _cells(pairs)
 
 
 def best_rows(cells: Cells) -> set[Row]:

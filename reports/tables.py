@@ -6,6 +6,7 @@ from reports.stats import Cells, Row
 from reports.sweeps import Sweep
 
 MOST_CURVES = 14  # curves in one plot that a reader can still follow
+MOST_PAIRS = 7  # the same, where each has a second one
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,16 @@ class Column:
         cells: our numbers.
         published: the metric's name among the published numbers, or ``""``.
         upper: of a column of intervals the upper ends; ``cells`` are then the lower ones.
+        spread: of means over samples what stands behind ±; None: the spread over trials.
+        second: the numbers of a backbone's second line, in a table that has ``lines``.
     """
 
     header: str
     cells: Cells
     published: str = ""
     upper: Cells = field(default_factory=dict)
+    spread: Cells | None = None
+    second: "Column | None" = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Table:
         layers: best layer per backbone, where the table has such a column.
         bold: whether entries within 0.5 of a column's best are bold.
         folded: shown only when unfolded.
+        lines: where a backbone has two lines, the header of the column that tells them apart, and
+            what it says in the first (and of published rows) and in the second.
+        distinct: cells show all their distinct values, as chosen costs do, not a mean.
     """
 
     caption: str
@@ -44,6 +52,8 @@ class Table:
     layers: dict[Row, str] = field(default_factory=dict)
     bold: bool = True
     folded: bool = False
+    lines: tuple[str, str, str] | None = None
+    distinct: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Layout:
     Attributes:
         tables: in order; those that are folded come after all others.
         headline: the columns that stand for the section in the first table of the report.
-        shots: for the low-shot curves: ``mAP``, ``mAP_min``, ``mAP_max`` to k to cells.
+        shots: for the low-shot curves: ``mAP``, ``mAP_min``, ``mAP_max`` and ``mAP_honest`` to k to
+            cells.
         sweeps: of a linear probe with several settings, one per layer.
         remarks: lines below the tables.
         answers: what the kept answers image by image were given by: a layer, or k and T.

@@ -61,34 +61,67 @@ def knn(rng: np.random.Generator, split: str = "val") -> list[Metric]:
     return [*found, Metric("top1_class", 50.0, split=split, params=of_class)]
 
 
-def svm(rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",)) -> list[Metric]:
+def svm(
+    rng: np.random.Generator,
+    layers: tuple[str, ...] = ("avgpool",),
+    classes: int = 2,
+    single: bool = False,
+) -> list[Metric]:
+    """``single``: images have one label, so there is top-1."""
     found = []
     for layer in layers:
-        found.append(Metric("mAP", float(rng.uniform(60, 80)), params={"layer": layer}))
-        found.append(Metric("AP", 1.0, params={"class": "cat", "layer": layer}))
-    return found
+        of_layer = {"layer": layer}
+        found.append(Metric("mAP", float(rng.uniform(60, 80)), params=of_layer))
+        if single:
+            found.append(Metric("top1", float(rng.uniform(30, 60)), params=of_layer))
+        for i in range(classes):
+            params = {"class": f"c{i}", **of_layer}
+            found.append(Metric("AP", float(rng.uniform(0, 99)), params=params))
+            cost = float(rng.choice([0.01, 0.1, 1.0]))
+            found.append(Metric("cost", cost, unit="C", params=params))
+    return [*found, *_best_layers(found)]
 
 
-def lowshot(rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",)) -> list[Metric]:
+def lowshot(
+    rng: np.random.Generator, layers: tuple[str, ...] = ("avgpool",), single: bool = False
+) -> list[Metric]:
     found = []
     for layer in layers:
         for k in KS:
             params = {"k": k, "layer": layer}
-            samples = np.sort(rng.normal(20 + 6 * np.log2(k), 2, 5))
+            samples = rng.normal(20 + 6 * np.log2(k), 2, 5)
+            honest = samples - rng.uniform(0, 3, 5)
             numbers = {
                 "mAP": samples.mean(),
                 "mAP_std": samples.std(),
                 "mAP_min": samples.min(),
                 "mAP_max": samples.max(),
-                "mAP_honest": samples.mean() - 1,
+                "mAP_honest": honest.mean(),
+                "mAP_honest_std": honest.std(),
             }
+            if single:
+                numbers |= {
+                    "top1": samples.mean() / 2,
+                    "top1_std": samples.std() / 2,
+                    "top1_honest": honest.mean() / 2,
+                }
             found += [Metric(name, float(v), params=params) for name, v in numbers.items()]
             found.append(Metric("cost", 0.001, unit="C", params=params))
-            found += [
-                Metric("mAP_sample", float(v), params={**params, "sample": i})
-                for i, v in enumerate(samples, 1)
-            ]
-    return found
+            for i, value in enumerate(samples):
+                of_sample = {**params, "sample": i}
+                found.append(Metric("mAP_sample", float(value), params=of_sample))
+                cost = float(rng.choice([0.01, 1.0, 100.0]))
+                found.append(Metric("cost_honest", cost, unit="C", params=of_sample))
+    return [*found, *_best_layers(found)]
+
+
+def _best_layers(metrics: list[Metric]) -> list[Metric]:
+    best: dict[Any, Metric] = {}
+    for metric in [m for m in metrics if m.name == "mAP"]:
+        k = metric.params.get("k")
+        best[k] = max(best.get(k, metric), metric, key=lambda m: m.value)
+    several = len({m.params["layer"] for m in metrics}) > 1
+    return [Metric("mAP_best_layer", m.value, params=m.params) for m in best.values() if several]
 
 
 def voc(rng: np.random.Generator) -> list[Metric]:

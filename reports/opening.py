@@ -46,7 +46,7 @@ def _left_out(group: Group) -> list[str]:
     counts = group.dataset.counts
     of = f" of {len(left_out) + counts['classes']:,}" if "classes" in counts else ""
     named = [f"{escape(name)} {escape(why)}" for name, why in list(left_out.items())[:SHOWN]]
-    more = "; ..." if len(left_out) > SHOWN else ""
+    more = f"; and {len(left_out) - SHOWN:,} more" if len(left_out) > SHOWN else ""
     return [
         f"**Left out: {len(left_out):,}{of} classes** ({code('--skip_classes')}): "
         f"{'; '.join(named)}{more}. All numbers are of the other classes alone.",

@@ -176,6 +176,7 @@ def summarise(
             "top1": top1[:, chosen].mean(),
             "top1_std": top1[:, chosen].std(),
             "top1_honest": top1[every, honest].mean(),
+            "top1_honest_std": top1[every, honest].std(),
         }
     metrics = [Metric(name, float(x), split=split, params=params) for name, x in numbers.items()]
     metrics.append(Metric("cost", costs[chosen], unit="C", split=split, params=params))

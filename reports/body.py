@@ -105,7 +105,10 @@ def _published(section: Section) -> tuple[list[PublishedRow], str]:
             "published rows here."
         )
     changed = {name for e in section.entries for name in e.record.overrides}
-    changed.discard("solver")  # the SVMs' two are shown to agree
+    if (
+        section.verb == "svm"
+    ):  # its solvers are shown to agree; the table names the layer, as published ones do
+        changed -= {"solver", "layers"}
     if changed:
         return [], (
             f"Settings that are not the preset's ({', '.join(map(code, sorted(changed)))}): no published rows "

@@ -1,6 +1,5 @@
 """The configuration of ``siambench svm``, and the literature's lists of SVM costs by name."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -10,6 +9,7 @@ from siambench.errors import UserError
 Layer = Literal["feature1", "feature2", "feature3", "feature4", "feature5", "avgpool"]
 CostList = Literal["fair", "fair-default", "vissl", "vissl-places", "mmselfsup", "virtex"]
 
+_LEAST_COST, _MOST_COST = 1e-10, 1e4  # of C: what the batched solver is tested for
 FOLDS = 3  # of the cross-validation that chooses a cost (train_svm_kfold.py, VISSL cross_val_folds)
 
 _POWERS = [0.5**n for n in range(4, 20)]  # what FAIR's svm_helper.parse_cost_list always adds
@@ -61,7 +61,7 @@ class SvmConfig(FeatureConfig):
 
     mode: Literal["full", "lowshot"] = "full"
     layers: list[Layer] = field(default_factory=lambda: ["avgpool"])
-    costs: CostList | list[float] = "fair"
+    costs: CostList | list[float] | float = "fair"
     solver: Literal["batched", "liblinear"] = "batched"
     k: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 96])
     samples: int = 5
@@ -76,6 +76,8 @@ class SvmConfig(FeatureConfig):
     download: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.costs, (int, float)):
+            self.costs = [float(self.costs)]
         if self.difficult_train is None:  # so that the record says which it was
             self.difficult_train = "negative" if self.mode == "full" else "drop"
 
@@ -103,9 +105,11 @@ def check_config(config: SvmConfig) -> None:
         (not config.layers or set(config.layers) - set(known), "layers", f"some of {known}"),
         (len(set(config.layers)) < len(config.layers), "layers", "each layer once"),
         (
-            not costs or len(set(costs)) < len(costs) or not all(_positive(c) for c in costs),
+            not costs
+            or len(set(costs)) < len(costs)
+            or not all(_LEAST_COST <= c <= _MOST_COST for c in costs),
             "costs",
-            "distinct numbers above 0",
+            f"distinct numbers from {_LEAST_COST:g} to {_MOST_COST:g}",
         ),
         (
             not config.k or len(set(config.k)) < len(config.k) or min(config.k) < 1,
@@ -133,7 +137,3 @@ def check_config(config: SvmConfig) -> None:
     for is_wrong, name, wanted in wrong:
         if is_wrong:
             raise UserError(f"--{name} is {getattr(config, name)}; it must be {wanted}")
-
-
-def _positive(cost: float) -> bool:
-    return math.isfinite(cost) and cost > 0

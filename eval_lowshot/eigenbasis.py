@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 PRODUCTS = 8192  # images of which all products are kept: 0.27 GB
-_LEAST = 1e-9  # eigenvalue, relative to the largest, of a direction that is but rounding
+_LEAST = 1e-13  # eigenvalue, relative to the largest, of a direction that is but rounding
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Basis:
 def eigenbasis(x: np.ndarray, x_test: np.ndarray, device: torch.device) -> Basis:
     """Rotate both splits into the eigenbasis of the second moments of ``x``.
 
+    In float64, so that directions of little variance keep their digits beside the mean's.
+
     Args:
         x: (N, D) float32 features of the images to train on, a column of ones among them.
         x_test: (M, D) likewise.
@@ -45,26 +47,26 @@ def eigenbasis(x: np.ndarray, x_test: np.ndarray, device: torch.device) -> Basis
     """
     if x.shape[1] != x_test.shape[1]:
         raise ValueError(f"train has {x.shape[1]} features and test {x_test.shape[1]}")
-    train, test = (torch.from_numpy(part).to(device) for part in (x, x_test))
+    train, test = (torch.from_numpy(part).to(device).double() for part in (x, x_test))
+    del x, x_test
     count, size = train.shape
     if size <= count:
         values, rotation = _eigh(train.mT @ train)
-        train, test = train @ rotation, test @ rotation
+        train, test = (train @ rotation).float(), (test @ rotation).float()
         products = train @ train.mT if count <= PRODUCTS else None
     else:  # the images span less than the whole space: their products have all there is to know
         products, crossed = train @ train.mT, test @ train.mT
-        del train, test, x, x_test
+        del train, test
         values, vectors = _eigh(products)
+        products = products.float() if count <= PRODUCTS else None
         sure = values > _LEAST * values[-1]
-        train = vectors * values.sqrt()
-        test = crossed @ (vectors * torch.where(sure, values.rsqrt(), 0))
-    return Basis(train, test, values / count, products if count <= PRODUCTS else None)
+        test = (crossed @ (vectors * torch.where(sure, values.rsqrt(), 0))).float()
+        train = (vectors * values.sqrt()).float()
+    return Basis(train, test, (values / count).float(), products)
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending and not negative, and eigenvectors; computed in float64, as float32."""
-    values, vectors = eigh(
-        matrix.cpu().numpy().astype(np.float64), driver="evd", overwrite_a=True, check_finite=False
-    )
-    parts = (np.maximum(values, 0).astype(np.float32), vectors.astype(np.float32))
-    return tuple(torch.from_numpy(part).to(matrix.device) for part in parts)  # type: ignore[return-value]
+    """Eigenvalues, ascending and not negative, and eigenvectors of a float64 matrix."""
+    values, vectors = eigh(matrix.cpu().numpy(), driver="evd", check_finite=False)
+    parts = torch.from_numpy(np.maximum(values, 0)), torch.from_numpy(vectors)
+    return tuple(part.to(matrix.device) for part in parts)  # type: ignore[return-value]

@@ -25,6 +25,7 @@ from siambench.features import (
 )
 
 _CHUNK = 4096  # rows that are normalised at a time
+_FLOAT32_SPREAD = 5e-3  # a random network's features differ ten times as much
 
 
 def image_transform(config: SvmConfig) -> Transform:
@@ -88,7 +89,7 @@ def unit_features(table: np.ndarray, name: str, dtype: str, constant: bool = Fal
         (images, D), or (images, D + 1).
 
     Raises:
-        UserError: the features are not finite, or the same for every image.
+        UserError: the features are not finite, the same for every image, or too nearly so for float32.
     """
     count, size = table.shape
     x = np.ones((count, size + constant), dtype)
@@ -105,5 +106,10 @@ def unit_features(table: np.ndarray, name: str, dtype: str, constant: bool = Fal
         raise UserError(
             f"{name} is the same for all {count} images; the backbone collapsed, and there is nothing "
             "to train an SVM on"
+        )
+    if x.dtype == np.float32 and spread < _FLOAT32_SPREAD:
+        raise UserError(
+            f"{name} differs by {spread:.0e} at most between images: the backbone has all but collapsed, "
+            "and the batched solver's float32 is too coarse for that; use --solver liblinear"
         )
     return x

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_lowshot.config import SvmConfig
+from eval_lowshot.config import FOLDS, SvmConfig
 from eval_lowshot.index_files import Key, Part, by_class, missing, read_lists, read_matrices
 from eval_lowshot.located import locate, rows_of
 from eval_lowshot.samples import Sample, padded
@@ -85,9 +85,11 @@ def _checked(
         raise UserError(
             f"{where}: class {name} has {positives} positive images, not {k}; name other files"
         )
-    if found.multilabel and positives == len(y):
+    negatives, needed = int((y == -1).sum()), min(k, FOLDS)
+    if found.multilabel and negatives < needed:
         raise UserError(
-            f"{where}: class {name} has no negative image, without which no SVM is trained"
+            f"{where}: class {name} has {negatives} negative images; training and its "
+            f"cross-validation need {needed}"
         )
     if len(np.unique(rows)) < len(rows):
         raise UserError(f"{where}: class {name} has an image twice; name other files")
@@ -107,7 +109,14 @@ def _from_json(
             ]
             for line in content["samples"]
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise UserError(
             f"{file} is not a samples.json of {found.train.name} ({type(error).__name__}: {first_line(error)})"
         ) from None

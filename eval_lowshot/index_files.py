@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -132,7 +133,7 @@ def _load(path: Path) -> np.ndarray:
     """An array, never unpickled."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
         if "Object arrays" in str(error):
             raise UserError(
                 f"{path} holds Python objects, which are not loaded; if you trust it, write text instead: "

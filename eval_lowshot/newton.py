@@ -45,16 +45,23 @@ def solve(
         Indices into ``costs``, and the weights of each: (indices, P, r).
     """
     order = sorted(range(len(costs)), key=lambda index: costs[index])
+    # A large first cost is approached by others, tenfold each time, which are not asked for.
+    least, approach = costs[order[0]], [_EASY / len(z)]
+    while approach[-1] < least:
+        approach.append(10 * approach[-1])
+    path = [*costs, *approach[:-1]]
+    order = [*range(len(costs), len(path)), *order]
     last = Rows.at_zero(z, y)
     inner = 0.0
-    for chosen in _groups(order, costs, len(z), len(y)):
-        now = last.with_costs([costs[index] for index in chosen])
+    for chosen in _groups(order, path, len(z), len(y)):
+        now = last.with_costs([path[index] for index in chosen])
         expected = inner * float(now.cost[-1] / last.cost[-1]) ** 0.5
         exact = gram is not None and inner > 0 and support_is_faster(now, expected)
         solved = exact and support_newton(now, gram)  # type: ignore[arg-type]
         inner = expected if solved else newton_cg(now, moments)
         last = now.take(slice(-len(y), None))
-        yield chosen, now.w.unflatten(0, (len(chosen), -1))
+        if chosen[0] < len(costs):
+            yield chosen, now.w.unflatten(0, (len(chosen), -1))
 
 
 def _groups(

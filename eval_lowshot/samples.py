@@ -94,7 +94,7 @@ def samples_of(data: "SvmData", config: SvmConfig, seed: int) -> list[Sample]:
         draws = []
         for label, (positives, negatives) in zip(numbers, pools, strict=True):
             rng = np.random.default_rng([seed % 2**32, k, number, label])
-            draws.append(rng.choice(positives, k, replace=False))
+            draws.append(np.sort(rng.choice(positives, k, replace=False)))
             if ratio:
                 draws.append(rng.choice(negatives, k * ratio, replace=False))
         samples.append(_drawn(draws, data.multilabel, k, number))

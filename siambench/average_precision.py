@@ -38,7 +38,12 @@ def _precisions(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     Returns:
         (..., positives).
+
+    Raises:
+        ValueError: ``positive`` is not bool or has none, or a score is not finite.
     """
+    if positive.dtype != bool or not positive.any() or not np.isfinite(scores).all():
+        raise ValueError("average precision needs a bool mask, a positive, and finite scores")
     ranked = np.sort(scores[..., positive], axis=-1).reshape(-1, positive.sum())
     others = np.sort(scores[..., ~positive], axis=-1).reshape(len(ranked), -1)
     precisions = np.empty(ranked.shape)

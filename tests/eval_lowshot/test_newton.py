@@ -23,6 +23,7 @@ from svm_cases import (
     objective,
     part_of_the_images,
     separable,
+    unit,
     with_constant,
 )
 
@@ -133,6 +134,36 @@ def test_the_roads_are_those_meant(monkeypatch):
     solved(separable)
     assert gradients.call_count == 1  # the smallest costs
     assert support.call_count > 5
+
+
+@pytest.mark.parametrize("cost", [100.0, 1e4])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_a_single_large_cost_is_approached_by_smaller_ones(case, cost):
+    alone, _ = objectives(solved(case, [cost])[0], case, [cost])
+    led, _ = objectives(solved(case, [1e-3, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4])[0][-1:], case, [1e4])
+    if cost == 1e4:
+        np.testing.assert_allclose(alone, led, rtol=1e-3)
+    else:
+        wanted = least(case)[ALL_COSTS.index(cost)]
+        assert (alone[0] <= wanted * (1 + 1e-5)).all()
+
+
+def test_little_variance_keeps_its_digits_beside_the_mean():
+    """Features that differ by 0.006: their products are equal to four digits."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    raw = 1 + 0.018 * (rng.normal(size=(200, 300)) + labels[:, None] * rng.normal(size=300))
+    x = unit(raw)
+    y = np.where(labels == 1, 1, -1)[None]
+    train = with_constant(x)
+    solver = Batched(eigenbasis(train, train, DEVICE))
+    for cost in (1e-7, 1e-3, 1.0):
+        (solution,) = solver.solve(np.arange(200), y, [cost])
+        svm = train_svm(x.astype(np.float64), y[0], cost)
+        wanted = svm.decision_function(x.astype(np.float64))
+        found = solution.scores[0, 0]
+        spread = np.ptp(wanted)
+        np.testing.assert_allclose(found - found.mean(), wanted - wanted.mean(), atol=2e-2 * spread)
 
 
 @pytest.mark.parametrize("cost", [1e-4, 0.3, 20.0])

@@ -161,6 +161,9 @@ def test_low_shot_names_the_scarcest_class_and_the_largest_k(own_voc):
     [
         ({"costs": []}, "--costs"),
         ({"costs": [1.0, 0.0]}, "--costs"),
+        ({"costs": [1.0, 1e-46]}, "--costs"),
+        ({"costs": [1e5]}, "--costs"),
+        ({"costs": [float("nan")]}, "--costs"),
         ({"costs": [1.0, 1.0]}, "--costs"),
         ({"k": [0, 1]}, "--k"),
         ({"k": []}, "--k"),
@@ -191,6 +194,7 @@ def test_named_costs():
     assert 0.5**4 in fair
     assert 0.5**19 in fair
     assert cost_values(config("x", costs=[3.0, 1.0])) == [3.0, 1.0]
+    assert cost_values(config("x", costs=2)) == [2.0]
 
 
 def test_presets():

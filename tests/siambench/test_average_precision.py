@@ -83,3 +83,18 @@ def test_float32_scores_are_not_rounded_further(few_levels):
     for row, one, other in zip(scores, step, interpolated, strict=True):
         assert one == pytest.approx(average_precision_score(positive, row), abs=1e-12)
         assert other == pytest.approx(by_thresholds(positive, row), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("positive", "scores"),
+    [
+        (np.array([1, 0, 1]), np.array([[0.1, 0.2, 0.3]])),
+        (np.array([False, False]), np.array([[0.1, 0.2]])),
+        (np.array([True, False]), np.array([[np.nan, 0.2]])),
+        (np.array([True, False]), np.array([[np.inf, 0.2]])),
+    ],
+)
+def test_what_has_no_average_precision(positive, scores):
+    for ap in (step_ap, interpolated_ap):
+        with pytest.raises(ValueError, match="a bool mask, a positive, and finite scores"):
+            ap(positive, scores)

@@ -79,6 +79,7 @@ def average_precisions(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         counted = labels[:, c] != 0
         positive, ranked = labels[counted, c] == 1, scores[counted, :, c].T
         if positive.any():
-            ap = 100 * interpolated_ap(positive, ranked)
-            found[:, c] = np.where(np.isfinite(ranked).all(1), ap, 0.0)
+            finite = np.isfinite(ranked).all(1)
+            found[:, c] = 0
+            found[finite, c] = 100 * interpolated_ap(positive, ranked[finite])
     return found

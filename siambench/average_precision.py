@@ -45,9 +45,9 @@ def _precisions(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     if positive.dtype != bool or not positive.any() or not np.isfinite(scores).all():
         raise ValueError("average precision needs a bool mask, a positive, and finite scores")
     ranked = np.sort(scores[..., positive], axis=-1).reshape(-1, positive.sum())
-    others = np.sort(scores[..., ~positive], axis=-1).reshape(len(ranked), -1)
+    others = np.sort(scores[..., ~positive], axis=-1).reshape(len(ranked), (~positive).sum())
     precisions = np.empty(ranked.shape)
     for row, (hits, misses) in enumerate(zip(ranked, others, strict=True)):
         above = hits.size - np.searchsorted(hits, hits)
         precisions[row] = above / (above + misses.size - np.searchsorted(misses, hits))
-    return precisions.reshape(*scores.shape[:-1], -1)
+    return precisions.reshape(*scores.shape[:-1], positive.sum())

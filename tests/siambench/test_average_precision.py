@@ -98,3 +98,9 @@ def test_what_has_no_average_precision(positive, scores):
     for ap in (step_ap, interpolated_ap):
         with pytest.raises(ValueError, match="a bool mask, a positive, and finite scores"):
             ap(positive, scores)
+
+
+def test_no_rows_and_no_negatives():
+    positive = np.array([True, False])
+    assert step_ap(positive, np.empty((0, 2))).shape == (0,)
+    assert interpolated_ap(np.array([True, True]), np.array([[0.1, 0.2]])) == 1

@@ -63,7 +63,7 @@ def open_coco(config: DetectConfig) -> DetectionData:
         train,
         test,
         skip_bad=config.skip_bad,
-        test_json=jsons[1],
+        jsons=(jsons[0], jsons[1]),
         extra=[sha256_file(path) for path in jsons],
     )
 

@@ -52,7 +52,7 @@ class DetectionData:
         category_ids: the data set's number of each class.
         train: images with at least one box (detectron2, DATALOADER.FILTER_EMPTY_ANNOTATIONS).
         test: all images of the test set that can be read.
-        test_json: COCO's annotations of the test set; None for VOC.
+        train_json, test_json: COCO's annotations of both; None for VOC.
         info: name, fingerprint and counts.
     """
 
@@ -60,8 +60,9 @@ class DetectionData:
     category_ids: list[int]
     train: list[Sample]
     test: list[Sample]
-    test_json: Path | None
     info: DatasetInfo
+    train_json: Path | None = None
+    test_json: Path | None = None
 
 
 class Problems:
@@ -160,7 +161,7 @@ def finish(
     test: list[Sample],
     *,
     skip_bad: bool,
-    test_json: Path | None = None,
+    jsons: tuple[Path | None, Path | None] = (None, None),
     extra: object = None,
 ) -> DetectionData:
     """Check the pictures, drop training images without boxes, and describe the whole.
@@ -168,6 +169,7 @@ def finish(
     Args:
         root: the data set's folder.
         splits: names of the training and test split, the keys of the counts.
+        jsons: COCO's annotations of the training and the test set.
         extra: whatever else decides the result, e.g. the digests of annotation files.
 
     Raises:
@@ -196,4 +198,4 @@ def finish(
         for s in (*readable[0], *readable[1])
     ]
     info = DatasetInfo(name, digest_of([rows, classes, extra]), counts)
-    return DetectionData(classes, category_ids, with_boxes, readable[1], test_json, info)
+    return DetectionData(classes, category_ids, with_boxes, readable[1], info, *jsons)

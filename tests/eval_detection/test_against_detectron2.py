@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval_detection.c4 import C4
 from eval_detection.config import DetectConfig
-from eval_detection.evaluate import _truth
-from eval_detection.loader import resized_shape
 from eval_detection.masks import crop_mask, paste
-from eval_detection.precise_bn import precise_bn
-from eval_detection.rpn import Target
+from eval_detection.metrics import _truth
 from eval_detection.samples import as_sample
-from eval_detection.train import learning_rate
+from eval_detection.torchvision_engine.c4 import C4
+from eval_detection.torchvision_engine.loader import resized_shape
+from eval_detection.torchvision_engine.precise_bn import precise_bn
+from eval_detection.torchvision_engine.rpn import Target
+from eval_detection.torchvision_engine.train import learning_rate
 from eval_detection.voc_ap import IOUS, average_precision, judge
 from siambench.resnet import build_resnet
 
@@ -223,7 +223,9 @@ def test_learning_rate_agrees() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
     scheduler = build_lr_scheduler(cfg, optimizer)
     for iteration in range(300):
-        assert learning_rate(config, iteration) == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert learning_rate(config.schedule(), iteration) == pytest.approx(
+            optimizer.param_groups[0]["lr"]
+        )
         optimizer.step()
         scheduler.step()
 

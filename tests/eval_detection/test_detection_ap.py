@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from eval_detection.config import DetectConfig
-from eval_detection.evaluate import coco_metrics, open_data, voc_metrics
+from eval_detection.evaluate import open_data
+from eval_detection.metrics import coco_metrics, voc_metrics
 from eval_detection.voc_ap import IOUS, Truth, average_precision, judge
 
 

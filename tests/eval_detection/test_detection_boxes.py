@@ -7,8 +7,16 @@ from pycocotools import mask as rle_tools
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
-from eval_detection.boxes import cell_anchors, clip, decode, encode, grid_anchors, match, sample
 from eval_detection.masks import crop_mask, fill, paste
+from eval_detection.torchvision_engine.boxes import (
+    cell_anchors,
+    clip,
+    decode,
+    encode,
+    grid_anchors,
+    match,
+    sample,
+)
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 

@@ -14,8 +14,14 @@ from PIL import Image
 from eval_detection import VERBS
 from eval_detection.config import DetectConfig
 from eval_detection.evaluate import open_data
-from eval_detection.loader import EvalImages, TrainImages, draws, resized_shape, to_batch
 from eval_detection.samples import as_sample
+from eval_detection.torchvision_engine.loader import (
+    EvalImages,
+    TrainImages,
+    draws,
+    resized_shape,
+    to_batch,
+)
 from siambench.config import make_config
 from siambench.errors import UserError
 
@@ -156,8 +162,8 @@ def test_empty_split_and_wrong_names(copy: Path) -> None:
     [
         ("batch_size", 0, "it must be above 0"),
         ("max_iter", -1, "it must be above 0"),
-        ("lr", 0.0, "it must be above 0"),
-        ("lr", float("nan"), "it must be above 0"),
+        ("lr", 0.0, "must be above 0"),
+        ("lr", float("nan"), "must be above 0"),
         ("max_size_test", 0, "it must be above 0"),
         ("min_size_train", [0], "each of its numbers must be above 0"),
         ("min_size_train", [], "it must hold at least one number"),

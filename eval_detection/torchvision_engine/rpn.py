@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from eval_detection.boxes import (
+from eval_detection.config import DetectConfig
+from eval_detection.masks import Mask
+from eval_detection.torchvision_engine.boxes import (
     Weights,
     cell_anchors,
     clip,
@@ -19,8 +21,6 @@ from eval_detection.boxes import (
     nonempty,
     sample,
 )
-from eval_detection.config import DetectConfig
-from eval_detection.masks import Mask
 
 STRIDE = 16  # of layer3
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)  # detectron2, MODEL.RPN.BBOX_REG_WEIGHTS

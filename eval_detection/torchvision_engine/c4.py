@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torchvision.models.resnet import ResNet
 from torchvision.ops import batched_nms, roi_align
 
-from eval_detection.boxes import Weights, clip, decode, encode, match, sample
 from eval_detection.config import DetectConfig
 from eval_detection.masks import Mask, crop_mask
-from eval_detection.rpn import RPN, STRIDE, Target
+from eval_detection.torchvision_engine.boxes import Weights, clip, decode, encode, match, sample
+from eval_detection.torchvision_engine.rpn import RPN, STRIDE, Target
 
 _WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)  # detectron2, MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
 _FOREGROUND = 0.5  # MODEL.ROI_HEADS.IOU_THRESHOLDS

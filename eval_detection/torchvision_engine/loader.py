@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from eval_detection.config import DetectConfig
 from eval_detection.masks import Mask
-from eval_detection.rpn import Target
 from eval_detection.samples import Sample
+from eval_detection.torchvision_engine.rpn import Target
 from siambench.data.images import decode
 
 Draw = tuple[int, int]  # index of a sample, and the how-manieth draw of the run it is

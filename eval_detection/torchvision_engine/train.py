@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from eval_detection.c4 import C4
-from eval_detection.config import DetectConfig
-from eval_detection.loader import Example, TrainImages, draws, to_batch
-from eval_detection.precise_bn import precise_bn
-from eval_detection.rpn import Target
+from eval_detection.config import DetectConfig, Schedule
+from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
+from eval_detection.torchvision_engine.c4 import C4
+from eval_detection.torchvision_engine.loader import Example, TrainImages, draws, to_batch
+from eval_detection.torchvision_engine.precise_bn import precise_bn
+from eval_detection.torchvision_engine.rpn import Target
 from siambench.backbone import Backbone
-from siambench.errors import UserError, first_line
+from siambench.errors import first_line
 from siambench.evaluation import Job
 from siambench.files import atomic_path, write_text
 from siambench.progress import bar, say
@@ -38,7 +39,7 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
         The detector in evaluation mode, its batch norm statistics made precise.
 
     Raises:
-        UserError: a loss is not finite.
+        Diverged: a loss is not finite.
     """
     checkpoint = job.folder / "checkpoint.pth"
     model, optimizer = _untrained(backbone, len(data.classes), config, job)
@@ -46,22 +47,23 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
     if start is None:  # a damaged checkpoint may have filled a part of them
         model, optimizer = _untrained(backbone, len(data.classes), config, job)
         start = 0
+    schedule = config.schedule()
     curve = _Curve(job.folder / "curve.jsonl", start)
-    total = config.max_iter + config.precise_bn_iters
+    total = schedule.max_iter + config.precise_bn_iters
     batches = enumerate(_batches(data, config, job, start, total), start)
-    with bar(f"{job.title}: iterations", config.max_iter, start) as progress:
-        for iteration, examples in islice(batches, config.max_iter - start):
+    with bar(f"{job.title}: iterations", schedule.max_iter, start) as progress:
+        for iteration, examples in islice(batches, schedule.max_iter - start):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, iteration)
+                group["lr"] = learning_rate(schedule, iteration)
             losses = _losses(model, examples, backbone, config, job, iteration)
-            loss = _checked_sum(losses, iteration, config)
+            loss = _checked_sum(losses, iteration, schedule)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             done = iteration + 1
-            curve.add(done, learning_rate(config, iteration), losses)
+            curve.add(done, learning_rate(schedule, iteration), losses)
             progress.advance(loss=loss.item())
-            if done % config.checkpoint_every == 0 or done == config.max_iter:
+            if done % config.checkpoint_every == 0 or done == schedule.max_iter:
                 _save(checkpoint, model, optimizer, done)
     if config.precise_bn_iters:
         precise_bn(
@@ -74,11 +76,11 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
     return model.eval()
 
 
-def learning_rate(config: DetectConfig, iteration: int) -> float:
+def learning_rate(schedule: Schedule, iteration: int) -> float:
     """The rate at ``iteration`` (from 0): linear warm-up, then a tenth after every step."""
-    rate = config.lr * _GAMMA ** sum(iteration >= step for step in config.steps)
-    if iteration < config.warmup_iters:
-        rate *= _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * iteration / config.warmup_iters
+    rate = schedule.lr * _GAMMA ** sum(iteration >= step for step in schedule.steps)
+    if iteration < schedule.warmup_iters:
+        rate *= _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * iteration / schedule.warmup_iters
     return rate
 
 
@@ -113,13 +115,13 @@ def _losses(
         return model.losses(images, sizes, targets, generator)
 
 
-def _checked_sum(losses: dict[str, Tensor], iteration: int, config: DetectConfig) -> Tensor:
+def _checked_sum(losses: dict[str, Tensor], iteration: int, schedule: Schedule) -> Tensor:
     loss = torch.stack(list(losses.values())).sum()
     if not math.isfinite(loss.item()):
         parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-        raise UserError(
+        raise Diverged(
             f"detect: the loss is not finite at iteration {iteration} ({parts}); lower lr "
-            f"({config.lr}) or lengthen warmup_iters ({config.warmup_iters})"
+            f"({schedule.lr:g} at this batch) or lengthen warmup_iters ({schedule.warmup_iters})"
         )
     return loss
 
@@ -133,7 +135,7 @@ def _optimizer(model: nn.Module, config: DetectConfig) -> torch.optim.SGD:
         {"params": others, "weight_decay": config.weight_decay},
         {"params": norms, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.SGD(groups, lr=config.schedule().lr, momentum=config.momentum)
 
 
 def _batches(

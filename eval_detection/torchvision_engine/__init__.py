@@ -1,0 +1,1 @@
+"""The torchvision engine: the detectors assembled from torchvision's ResNet and operators."""

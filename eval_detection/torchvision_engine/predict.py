@@ -1,0 +1,66 @@
+"""Finding objects in the test images, as rows of a COCO result file."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from eval_detection.config import DetectConfig
+from eval_detection.masks import paste
+from eval_detection.results import Result
+from eval_detection.samples import DetectionData, Sample
+from eval_detection.torchvision_engine.boxes import clip, nonempty
+from eval_detection.torchvision_engine.c4 import C4, Detections
+from eval_detection.torchvision_engine.loader import EvalImages, to_batch
+from siambench.backbone import BackboneMeta
+from siambench.evaluation import Job
+from siambench.progress import bar
+
+_MOST_TEST_IMAGES = 16  # in a batch; how many does not change what is found
+
+
+@torch.inference_mode()
+def predict(
+    model: C4, data: DetectionData, config: DetectConfig, job: Job, meta: BackboneMeta
+) -> list[Result]:
+    """Detections in every test image, in px of the original.
+
+    Only images of one size share a batch: without padding, a batch finds what single images do.
+    """
+    images = EvalImages(data.test, config)
+    # Without gradients twice the proposals of a training batch fit where that one did.
+    fitting = 2 * config.batch_size * config.rois_per_image // max(config.rpn_post_nms_test, 1)
+    batches = images.batches(min(max(fitting, 1), _MOST_TEST_IMAGES))
+    loader = DataLoader(images, batch_sampler=batches, num_workers=job.workers, collate_fn=list)
+    results: dict[int, list[Result]] = {}
+    with bar(f"{job.title}: test images", len(data.test)) as progress:
+        for indices, tensors in zip(batches, loader, strict=True):
+            batch, sizes = to_batch(tensors, meta.mean, meta.std, job.device)
+            for index, found in zip(indices, model.detect(batch, sizes), strict=True):
+                sample = data.test[index]
+                results[index] = _as_results(found, sizes[0], sample, data.category_ids)
+            progress.advance(len(indices))
+    return [row for index in sorted(results) for row in results[index]]
+
+
+def _as_results(
+    found: Detections, size: tuple[int, int], sample: Sample, category_ids: Sequence[int]
+) -> list[Result]:
+    """Boxes scaled from the resized image back to the original, masks pasted into it."""
+    height, width = sample.height, sample.width
+    scale = found.boxes.new_tensor([width / size[1], height / size[0]] * 2)
+    boxes = clip(found.boxes * scale, height, width)
+    keep = nonempty(boxes)
+    boxes = boxes[keep].cpu()
+    x0, y0, x1, y1 = boxes.unbind(1)
+    rows = torch.stack((x0, y0, x1 - x0, y1 - y0), dim=1).tolist()
+    scores, labels = found.scores[keep].tolist(), found.labels[keep].tolist()
+    results: list[Result] = [
+        {"image_id": sample.id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(rows, scores, labels, strict=True)
+    ]
+    if found.masks is not None:
+        codes = paste(found.masks[keep], boxes, height, width)
+        for result, code in zip(results, codes, strict=True):
+            result["segmentation"] = code
+    return results

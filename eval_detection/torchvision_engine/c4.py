@@ -18,6 +18,7 @@ from eval_detection.config import DetectConfig
 from eval_detection.masks import Mask, crop_mask
 from eval_detection.torchvision_engine.boxes import Weights, clip, decode, encode, match, sample
 from eval_detection.torchvision_engine.rpn import RPN, STRIDE, Target
+from siambench.distributed import World
 
 _WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)  # detectron2, MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
 _FOREGROUND = 0.5  # MODEL.ROI_HEADS.IOU_THRESHOLDS
@@ -53,7 +54,11 @@ class _Rois:
 
 
 class C4(nn.Module):
-    """Faster R-CNN, or Mask R-CNN when ``config.mask``; every layer is trained.
+    """Faster R-CNN, or Mask R-CNN when ``config.mask``.
+
+    Attributes:
+        divisible: images are padded to multiples of this.
+        world: the processes that share a batch.
 
     Args:
         resnet: bottleneck or basic blocks, any width; its layers become part of this module.
@@ -61,9 +66,12 @@ class C4(nn.Module):
         config: anchors, samplers, thresholds.
     """
 
+    divisible = 1  # detectron2 pads a C4 network's images to each other only
+
     def __init__(self, resnet: ResNet, classes: int, config: DetectConfig) -> None:
         super().__init__()
         self.config, self.classes = config, classes
+        self.world = World(0, 1, torch.device("cpu"))
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         self.res2, self.res3, self.res4 = resnet.layer1, resnet.layer2, resnet.layer3
         channels = _channels(resnet.layer4)
@@ -89,51 +97,61 @@ class C4(nn.Module):
         pooled = roi_align(features, boxes, side, 1 / STRIDE, 0, True)
         return self.res5(pooled.contiguous(memory_format=torch.channels_last))
 
-    def losses(
+    def forward(
         self,
         images: Tensor,
         sizes: Sequence[tuple[int, int]],
         targets: Sequence[Target],
-        generator: torch.Generator,
+        seeds: Sequence[int],
     ) -> dict[str, Tensor]:
-        """Training losses of a batch.
+        """Training losses of this process's part of a batch, normalised over all processes.
+
+        Their mean over the processes is the loss of the whole batch.
 
         Args:
             images: (N, 3, H, W), normalised, then padded with zeros at the right and below.
             sizes: height and width of each image without its padding.
             targets: ground truth on ``images``' device.
-            generator: draws anchors and proposals, on ``images``' device.
+            seeds: one per image: of the draws of its anchors and proposals.
         """
+        generators = [torch.Generator(images.device).manual_seed(seed) for seed in seeds]
         features = self.features(images)
         anchors, logits, deltas = self.rpn(features)
-        losses = self.rpn.losses(anchors, logits, deltas, targets, generator)
+        losses = self.rpn.losses(anchors, logits, deltas, targets, generators)
         proposals = self.rpn.proposals(anchors, logits, deltas, sizes)
-        rois = self._sample(proposals, targets, generator)
+        rois = self._sample(proposals, targets, generators)
         roi_features = self.roi_features(features, rois.boxes)
         pooled = roi_features.mean(dim=(2, 3))
-        losses["cls"] = F.cross_entropy(self.cls_score(pooled).float(), rois.labels)
         found = (rois.labels < self.classes).nonzero().squeeze(1)
+        counts = torch.tensor([len(rois.labels), len(found)], dtype=torch.float32)
+        counts = self.world.mean(counts.to(images.device))  # RoIs, and those of an object
+        scores = self.cls_score(pooled).float()
+        losses["cls"] = F.cross_entropy(scores, rois.labels, reduction="sum") / counts[0].clamp(
+            min=1
+        )
         offsets = self.bbox_pred(pooled).float().view(-1, self.classes, 4)
         wanted = encode(rois.truth[found], torch.cat(rois.boxes)[found], _WEIGHTS)
         error = offsets[found, rois.labels[found]] - wanted
-        losses["box"] = error.abs().sum() / max(len(rois.labels), 1)
+        losses["box"] = error.abs().sum() / counts[0].clamp(min=1)
         if self.mask_head is not None:
             masks = self.mask_head(roi_features[found]).float()
             masks = masks[torch.arange(len(found), device=found.device), rois.labels[found]]
             truth = _crops(rois, found, masks.shape[-1]).to(masks.device)
-            losses["mask"] = (
-                F.binary_cross_entropy_with_logits(masks, truth) if len(found) else masks.sum() * 0
-            )
+            entropy = F.binary_cross_entropy_with_logits(masks, truth, reduction="sum")
+            losses["mask"] = entropy / (counts[1].clamp(min=1) * masks.shape[-1] ** 2)
         return losses
 
     @torch.no_grad()
     def _sample(
-        self, proposals: list[Tensor], targets: Sequence[Target], generator: torch.Generator
+        self,
+        proposals: list[Tensor],
+        targets: Sequence[Target],
+        generators: Sequence[torch.Generator],
     ) -> _Rois:
         """Add the ground truth to each image's proposals, match, and draw the RoIs to train on."""
         rois = _Rois([], torch.empty(0), torch.empty(0), [])
         labels, truth = [], []
-        for boxes, target in zip(proposals, targets, strict=True):
+        for boxes, target, generator in zip(proposals, targets, generators, strict=True):
             boxes = torch.cat((boxes, target.boxes))
             index, label = match(target.boxes, boxes, _FOREGROUND, _FOREGROUND, keep_best=False)
             drawn = torch.cat(

@@ -73,13 +73,13 @@ class RPN(nn.Module):
         logits: Tensor,
         deltas: Tensor,
         targets: Sequence[Target],
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> dict[str, Tensor]:
         """Cross-entropy and L1 over sampled anchors, both over the number of anchors asked for."""
         asked = self.config.rpn_batch_per_image
         zero = logits.sum() * 0
         cls, box = [zero], [zero]
-        for row, offset, target in zip(logits, deltas, targets, strict=True):
+        for row, offset, target, generator in zip(logits, deltas, targets, generators, strict=True):
             index, label = match(target.boxes, anchors, _LOW, _HIGH, keep_best=True)
             pos, neg = sample(label == 1, label == 0, asked, _FRACTION, generator)
             cls.append(F.softplus(-row[pos]).sum() + F.softplus(row[neg]).sum())

@@ -15,6 +15,7 @@ from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
 from eval_detection.torchvision_engine.c4 import C4
 from eval_detection.torchvision_engine.loader import Example, TrainImages, draws, to_batch
+from eval_detection.torchvision_engine.network import build_detector
 from eval_detection.torchvision_engine.precise_bn import precise_bn
 from eval_detection.torchvision_engine.rpn import Target
 from siambench.backbone import Backbone
@@ -91,7 +92,7 @@ def _untrained(
     torch.manual_seed(job.seed)
     resnet = build_resnet(backbone.meta.arch)
     resnet.load_state_dict(backbone.resnet.state_dict())
-    model = C4(resnet, classes, config)
+    model = build_detector(resnet, classes, config)
     model = model.to(job.device, memory_format=torch.channels_last).train()
     return model, _optimizer(model, config)
 
@@ -109,10 +110,10 @@ def _losses(
     targets = [
         Target(t.boxes.to(job.device), t.labels.to(job.device), t.masks) for _, t in examples
     ]
-    generator = torch.Generator(job.device)
-    generator.manual_seed(job.seed * 1_000_003 + iteration)
+    seeds = [(job.seed * 1_000_003 + iteration) * 4096 + place for place in range(len(examples))]
     with torch.autocast(job.device.type, torch.bfloat16, enabled=config.bf16):
-        return model.losses(images, sizes, targets, generator)
+        losses: dict[str, Tensor] = model(images, sizes, targets, seeds)
+    return losses
 
 
 def _checked_sum(losses: dict[str, Tensor], iteration: int, schedule: Schedule) -> Tensor:

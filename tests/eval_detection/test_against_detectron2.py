@@ -123,7 +123,7 @@ def models():
     images = torch.stack([picture(96, 160, seed) for seed in range(4)])
     sizes = [(96, 160)] * 4
     targets = targets_of(sizes, seed=0)
-    precise_bn(ours, [lambda: ours.losses(images, sizes, targets, torch.Generator())])
+    precise_bn(ours, [lambda: ours(images, sizes, targets, range(len(sizes)))])
     theirs = their_model(config)
     state = {detectron2_name(name): tensor for name, tensor in ours.state_dict().items()}
     missing = set(theirs.state_dict()) ^ set(state)
@@ -171,7 +171,7 @@ def test_training_losses_agree(models) -> None:
         instances.gt_boxes, instances.gt_classes = Boxes(target.boxes), target.labels
         instances.gt_masks = PolygonMasks(target.masks)
         inputs.append({"image": images[i, :, :height, :width], "instances": instances})
-    losses = ours.losses(images, sizes, targets, torch.Generator())
+    losses = ours(images, sizes, targets, range(len(sizes)))
     with EventStorage():
         expected = theirs(inputs)
     names = {

@@ -71,7 +71,7 @@ def test_every_parameter_is_trained(arch: str, mask: bool) -> None:
     torch.manual_seed(0)
     config = DetectConfig(backbone="", data="", **{**TINY, "mask": mask, "rois_per_image": 32})
     model = C4(build_resnet(arch), 3, config).train()
-    losses = model.losses(*two_images(), torch.Generator().manual_seed(0))
+    losses = model(*two_images(), (0, 1))
     assert set(losses) == {"rpn_cls", "rpn_box", "cls", "box"} | ({"mask"} if mask else set())
     sum(losses.values()).backward()
     still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -86,7 +86,7 @@ def test_first_losses_are_those_of_knowing_nothing() -> None:
     torch.manual_seed(0)
     config = DetectConfig(backbone="", data="", **{**TINY, "mask": True, "extra_norm": False})
     model = C4(build_resnet("resnet10-w16"), 9, config)
-    losses = model.train().losses(*two_images(), torch.Generator().manual_seed(0))
+    losses = model.train()(*two_images(), (0, 1))
     half = torch.tensor(2.0).log()
     torch.testing.assert_close(losses["cls"], torch.tensor(10.0).log(), atol=0.3, rtol=0)
     torch.testing.assert_close(losses["rpn_cls"], half, atol=0.05, rtol=0)
@@ -99,7 +99,7 @@ def test_an_image_without_objects_trains_on_background_alone() -> None:
     model = C4(build_resnet("resnet10-w16"), 3, config).train()
     images, sizes, _ = two_images()
     empty = Target(torch.empty(0, 4), torch.empty(0, dtype=torch.long), [])
-    losses = model.losses(images, sizes, [empty, empty], torch.Generator())
+    losses = model(images, sizes, [empty, empty], (0, 1))
     assert losses["box"] == losses["mask"] == losses["rpn_box"] == 0
     assert losses["cls"] > 0
 

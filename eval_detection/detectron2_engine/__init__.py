@@ -1,0 +1,1 @@
+"""The detectron2 engine: the real library, unmodified, through its public interface."""

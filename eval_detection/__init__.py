@@ -9,5 +9,6 @@ VERBS = {
         config="eval_detection.config:DetectConfig",
         run="eval_detection.evaluate:run",
         presets="eval_detection:presets/detect",
+        benchmark="eval_detection.evaluate:BENCHMARK",
     )
 }

@@ -1,6 +1,7 @@
 """Masks: ground truth cut to a RoI for training, and predicted masks pasted into the image."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -11,6 +12,27 @@ from torchvision.ops import roi_align
 
 Polygons = list[np.ndarray]  # each x0, y0, x1, y1, ... in px
 Mask = Polygons | np.ndarray  # an array is the (H, W) uint8 mask of the whole image
+Code = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": ...}
+
+
+class Masks(Sequence[Mask]):
+    """The masks of one image, kept small: run-length codes are decoded when they are looked at."""
+
+    def __init__(self, kept: Sequence[Polygons | Code]) -> None:
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @overload
+    def __getitem__(self, index: int) -> Mask: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Masks": ...
+    def __getitem__(self, index: int | slice) -> "Mask | Masks":
+        if isinstance(index, slice):
+            return Masks(self._kept[index])
+        mask = self._kept[index]
+        return rle_tools.decode(mask) if isinstance(mask, dict) else mask
 
 
 def crop_mask(mask: Mask, box: np.ndarray, side: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Annotated images in memory, and the checks that every data set passes before training."""
+"""Annotated images in memory, and what every data set passes before training."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +9,12 @@ import numpy as np
 from PIL import Image
 
 from eval_detection.masks import Mask
-from siambench.data.images import check_images, dataset_name
-from siambench.errors import UserError
+from eval_detection.problems import Problems
+from siambench.data.images import dataset_name, inspect_images
+from siambench.errors import UserError, first_line
 from siambench.files import digest_of
 from siambench.record import DatasetInfo
 
-_SLACK = 1.0  # px a box may stick out: annotation tools round; it is clipped, as detectron2 does
-_MOST_SHOWN = 5
 _ORIENTATION = 0x0112  # EXIF tag; values from 5 on swap width and height
 
 
@@ -26,7 +25,7 @@ class Sample:
     Attributes:
         path: the image.
         id: as the data set names it: an integer in COCO, the file's stem in VOC.
-        height, width: px, as annotated.
+        height, width: px, as annotated; 0 while reading, where the annotation has none.
         boxes: (N, 4) float32, x0 y0 x1 y1 with 0 at the image's left or upper edge.
         labels: (N,) int64, from 0.
         difficult: (N,) bool: trained on, ignored by the evaluation (VOC).
@@ -40,7 +39,7 @@ class Sample:
     boxes: np.ndarray
     labels: np.ndarray
     difficult: np.ndarray
-    masks: list[Mask] = field(default_factory=list)
+    masks: Sequence[Mask] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class DetectionData:
         test: all images of the test set that can be read.
         train_json, test_json: COCO's annotations of both; None for VOC.
         info: name, fingerprint and counts.
+        train_left_out, test_left_out: ids in the JSONs of annotations that are wrong and, under
+            ``skip_bad``, not there.
     """
 
     classes: list[str]
@@ -63,40 +64,8 @@ class DetectionData:
     info: DatasetInfo
     train_json: Path | None = None
     test_json: Path | None = None
-
-
-class Problems:
-    """Collects what is wrong with a data set, to report all of it at once."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def add(self, text: str) -> None:
-        """Note one problem: which file or id, and what."""
-        self.found.append(text)
-
-    def stop(self, what: str) -> None:
-        """Raise UserError in one line if anything was found."""
-        if self.found:
-            shown = "; ".join(self.found[:_MOST_SHOWN])
-            more = len(self.found) - _MOST_SHOWN
-            tail = f"; and {more} more problems" if more > 0 else ""
-            raise UserError(f"{what}: {shown}{tail}; correct the annotations")
-
-
-def check_box(
-    box: Sequence[float], height: int, width: int, where: str, problems: Problems
-) -> bool:
-    """Whether ``box`` (x0, y0, x1, y1) lies in its image and has an area; notes it if not."""
-    x0, y0, x1, y1 = box
-    shown = "(" + ", ".join(f"{v:g}" for v in box) + ")"
-    if not np.isfinite(box).all() or x1 <= x0 or y1 <= y0:
-        problems.add(f"{where}: box {shown} has no area")
-        return False
-    if min(x0, y0) < -_SLACK or x1 > width + _SLACK or y1 > height + _SLACK:
-        problems.add(f"{where}: box {shown} is outside its image ({width} × {height} px)")
-        return False
-    return True
+    train_left_out: frozenset[int] = frozenset()
+    test_left_out: frozenset[int] = frozenset()
 
 
 def as_sample(
@@ -104,52 +73,62 @@ def as_sample(
     identity: int | str,
     height: int,
     width: int,
-    boxes: list[list[float]],
-    labels: list[int],
-    difficult: list[bool] | None = None,
-    masks: list[Mask] | None = None,
+    boxes: Sequence[Sequence[float]] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    difficult: Sequence[bool] | None = None,
+    masks: Sequence[Mask] = (),
 ) -> Sample:
-    """A :class:`Sample` from lists, its boxes clipped to the image."""
+    """A :class:`Sample` from lists or arrays, its boxes (N, 4) clipped to the image."""
     array = np.asarray(boxes, np.float32).reshape(-1, 4)
-    array = array.clip(0, np.asarray([width, height, width, height], np.float32))
     return Sample(
         path=path,
         id=identity,
         height=height,
         width=width,
-        boxes=array,
+        boxes=array.clip(0, np.asarray([width, height, width, height], np.float32)),
         labels=np.asarray(labels, np.int64),
         difficult=np.asarray(difficult or [False] * len(labels), bool),
-        masks=masks or [],
+        masks=masks,
     )
 
 
-def check_pictures(samples: list[Sample], skip_bad: bool) -> list[Sample]:
-    """The samples whose image can be read and has the annotated size.
+def check_pictures(
+    samples: list[Sample], problems: Problems
+) -> tuple[list[Sample], dict[Path, int]]:
+    """The samples whose picture can be read and has the annotated size; bytes of each file.
 
-    Raises:
-        UserError: one is missing, truncated or of another size, and ``skip_bad`` is False.
+    What is wrong with the others is noted. A sample without a size has no usable annotation: its
+    picture is looked at, and it is left out.
     """
-    good = check_images([s.path for s in samples], skip_bad)
-    kept = [s for s, ok in zip(samples, good, strict=True) if ok]
-    problems = Problems()
+    found, facts = inspect_images([s.path for s in samples], problems.skip_bad)
+    found = [text.partition("; replace it")[0] for text in found]
+    known = [i for i, s in enumerate(samples) if s.height and not found[i]]
     with ThreadPoolExecutor(8) as pool:
-        for sample, size in zip(kept, pool.map(_size, kept, chunksize=64), strict=True):
-            if size != (sample.width, sample.height):
-                problems.add(
-                    f"{sample.path} is {size[0]} × {size[1]} px, its annotation says "
-                    f"{sample.width} × {sample.height}"
-                )
-    problems.stop("image sizes")
-    return kept
+        texts = pool.map(_differing_size, (samples[i] for i in known), chunksize=64)
+        for index, text in zip(known, texts, strict=True):
+            found[index] = text
+    for sample, text in zip(samples, found, strict=True):
+        if text:
+            problems.image(f"image {sample.id}", text.removeprefix("image "))
+    kept = [s for s, text in zip(samples, found, strict=True) if s.height and not text]
+    return kept, {s.path: size for s, size in zip(samples, facts.size.tolist(), strict=True)}
 
 
-def _size(sample: Sample) -> tuple[int, int]:
-    """Width and height of the upright image, from its header."""
-    with Image.open(sample.path) as image:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    return (height, width) if turned else (width, height)
+def _differing_size(sample: Sample) -> str:
+    """What is wrong with the upright image's size, as its header has it; ``""``: nothing."""
+    try:
+        with Image.open(sample.path) as image:
+            width, height = image.size
+            if image.getexif().get(_ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return f"{sample.path} cannot be decoded ({first_line(error)})"
+    if (width, height) == (sample.width, sample.height):
+        return ""
+    return (
+        f"{sample.path} is {width} × {height} px, its annotation says {sample.width} × "
+        f"{sample.height}"
+    )
 
 
 def finish(
@@ -159,9 +138,10 @@ def finish(
     category_ids: list[int],
     train: list[Sample],
     test: list[Sample],
+    problems: Problems,
     *,
-    skip_bad: bool,
     jsons: tuple[Path | None, Path | None] = (None, None),
+    left_out: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
     extra: object = None,
 ) -> DetectionData:
     """Check the pictures, drop training images without boxes, and describe the whole.
@@ -169,33 +149,43 @@ def finish(
     Args:
         root: the data set's folder.
         splits: names of the training and test split, the keys of the counts.
+        problems: what was found so far, in both.
         jsons: COCO's annotations of the training and the test set.
+        left_out: of both, the annotations that are wrong and not used.
         extra: whatever else decides the result, e.g. the digests of annotation files.
 
     Raises:
-        UserError: a picture is bad, or nothing is left to train or test on.
+        UserError: there are problems that ``skip_bad`` does not let pass, or nothing is left to train
+            or test on.
     """
-    readable = [check_pictures(part, skip_bad) for part in (train, test)]
-    counts = {name: len(part) for name, part in zip(splits, readable, strict=True)}
+    kept, sizes = check_pictures(train + test, problems)
+    problems.stop(str(root))
+    usable = {id(sample) for sample in kept}
+    parts = [[s for s in part if id(s) in usable] for part in (train, test)]
+    counts = {name: len(part) for name, part in zip(splits, parts, strict=True)}
     name = dataset_name(root, counts)
-    with_boxes = [s for s in readable[0] if len(s.boxes)]
+    with_boxes = [s for s in parts[0] if len(s.boxes)]
     if not with_boxes:
         raise UserError(f"{root}: no image of the training set {splits[0]} has a box")
-    if not sum(len(s.boxes) for s in readable[1]):
+    if not any(len(s.boxes) for s in parts[1]):
         raise UserError(f"{root}: no image of the test set {splits[1]} has a box")
     counts["classes"] = len(classes)
-    counts[f"{splits[0]}_boxes"] = sum(len(s.boxes) for s in with_boxes)
-    counts[f"{splits[1]}_boxes"] = sum(len(s.boxes) for s in readable[1])
-    counts["skipped"] = len(train) + len(test) - sum(len(part) for part in readable)
+    for split, part in zip(splits, parts, strict=True):
+        counts[f"{split}_boxes"] = sum(len(s.boxes) for s in part)
+        if jsons[0] is None:  # VOC marks difficult objects; its official counts are without them
+            counts[f"{split}_not_difficult"] = sum(int((~s.difficult).sum()) for s in part)
+    counts["skipped"] = len(train) + len(test) - len(kept)
+    if problems.objects:
+        counts["skipped_objects"] = len(problems.objects)
     rows = [
         [
             s.path.relative_to(root).as_posix(),
-            s.path.stat().st_size,
+            sizes[s.path],
             s.labels.tolist(),
             s.boxes.round(2).tolist(),
             s.difficult.tolist(),
         ]
-        for s in (*readable[0], *readable[1])
+        for s in kept
     ]
     info = DatasetInfo(name, digest_of([rows, classes, extra]), counts)
-    return DetectionData(classes, category_ids, with_boxes, readable[1], info, *jsons)
+    return DetectionData(classes, category_ids, with_boxes, parts[1], info, *jsons, *left_out)

@@ -9,6 +9,7 @@ VERBS = {
         config="eval_linear.config:LinearConfig",
         run="eval_linear.linear:run",
         presets="eval_linear:presets/linear",
+        benchmark="eval_linear.linear:BENCHMARK",
     ),
     "knn": Verb(
         name="knn",
@@ -16,6 +17,7 @@ VERBS = {
         config="eval_linear.config:KnnConfig",
         run="eval_linear.knn:run",
         presets="eval_linear:presets/knn",
+        benchmark="eval_linear.knn:BENCHMARK",
     ),
     "predict": Verb(
         name="predict",

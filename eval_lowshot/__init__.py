@@ -9,5 +9,6 @@ VERBS = {
         config="eval_lowshot.config:SvmConfig",
         run="eval_lowshot.evaluate:run",
         presets="eval_lowshot:presets/svm",
+        benchmark="eval_lowshot.evaluate:BENCHMARK",
     )
 }

@@ -9,5 +9,6 @@ VERBS = {
         config="eval_segmentation.config:SegmentConfig",
         run="eval_segmentation.evaluate:run",
         presets="eval_segmentation:presets/segment",
+        benchmark="eval_segmentation.evaluate:BENCHMARK",
     )
 }

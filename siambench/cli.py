@@ -37,7 +37,9 @@ def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             print(_to_json(result))
         return result if isinstance(result, int) else EXIT_DONE
     except UserError as error:
-        print(f"siambench: error: {error}", file=sys.stderr)
+        lines = error.details if len(error.details) > 1 else ()  # one is in the error's own line
+        for line in (*lines, f"siambench: error: {error}"):
+            print(line, file=sys.stderr)
         return EXIT_USER
     except KeyboardInterrupt:
         if first:

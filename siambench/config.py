@@ -122,6 +122,8 @@ class Verb:
         run: ``"module:function"``, called with an instance of the dataclass.
         presets: ``"package:folder"`` that holds this verb's presets, or ``""``.
         positional: fields given by place rather than by flag.
+        benchmark: of an evaluation, ``"module:attribute"`` of its
+            :class:`siambench.evaluation.Benchmark`; else ``""``.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Verb:
     run: str
     presets: str = ""
     positional: tuple[str, ...] = ()
+    benchmark: str = ""
 
     def config_class(self) -> type[Any]:
         """Import and return the configuration dataclass."""
@@ -138,6 +141,10 @@ class Verb:
     def __call__(self, config: Any) -> Any:
         """Import the stage and run it."""
         return _load(self.run)(config)
+
+    def load_benchmark(self) -> Any:
+        """Import and return the evaluation's :class:`siambench.evaluation.Benchmark`."""
+        return _load(self.benchmark)
 
     def preset_files(self) -> dict[str, Path]:
         """Preset name to YAML file."""
@@ -206,7 +213,7 @@ def make_config(verb: Verb, values: dict[str, Any], where: str = "") -> Any:
     Raises:
         UserError: an unknown field or a value of the wrong type; ``where`` opens the message.
     """
-    if values.get("preset"):
+    if verb.presets and values.get("preset"):
         values = {**verb.preset(values["preset"]), **values}
     parser = parser_of(verb)
     try:
@@ -229,7 +236,7 @@ def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
         if not name and (file := _value_of(arguments, "--config")) and Path(file).is_file():
             content = read_yaml(file)
             name = content.get("preset", "") if isinstance(content, dict) else ""
-        if name:
+        if name and verb.presets:
             parser.set_defaults(verb.preset(str(name)))
         return _instance(verb, parser, parser.parse_args(arguments))
     except (ArgumentError, TypeError) as error:

@@ -1,5 +1,7 @@
 """The one exception for what the user can put right, and the exit codes of every command."""
 
+from collections.abc import Sequence
+
 EXIT_DONE = 0
 EXIT_FAULT = 1  # ours: the traceback is shown
 EXIT_USER = 2  # the user's input: one line says what, where and what to do
@@ -11,11 +13,15 @@ class UserError(Exception):
 
     Commands print it as ``siambench: error: TEXT`` and exit with 2. Raised in a loader's worker
     process, it reaches the parent as the text of a traceback, of which only the last line is kept.
+
+    Attributes:
+        details: where several things are wrong, each in a line of its own; commands print them first.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         text = " ".join(message.split("errors.UserError: ")[-1].split())
         super().__init__(printable(text, len(text)))
+        self.details = tuple(printable(line, len(line)) for line in details)
 
 
 def first_line(error: BaseException) -> str:

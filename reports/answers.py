@@ -1,4 +1,4 @@
-"""What a linear probe or kNN said of each image: pictures of confusion, and the files of answers."""
+"""What a benchmark said of each image: pictures of confusion or detections, and files of answers."""
 
 import os
 from collections.abc import Sequence
@@ -14,21 +14,39 @@ from reports.stats import Row, row_of
 from siambench.files import atomic_path
 
 SHOWN = 3  # pictures in a row; more rows are folded away
+# verb: picture, file of predictions, and what they are
+_CLASSES = (
+    "confusion",
+    "predictions.csv",
+    "Which class is taken for which",
+    "Answers image by image",
+)
+_FILES = {
+    "linear": _CLASSES,
+    "knn": _CLASSES,
+    "detect": (
+        "detections",
+        "predictions.json",
+        "Detections beside the ground truth of some test images",
+        "All detections",
+    ),
+}
 
 
 def answers(section: Section, given_by: str, backbones: Sequence[Backbone], out: Path) -> list[str]:
-    """The pictures of confusion, a copy of each beside the report, and links to the predictions.
+    """Pictures of confusion or of detections, a copy of each beside the report, and links to predictions.
 
     They lie in the jobs folder beside the records' one. What is not there is passed over.
 
     Args:
-        section: of the linear probe or kNN; others have none.
+        section: of the linear probe, kNN or detection; others have none.
         given_by: the layer, or k and T, that gave the answers; or ``""``.
         backbones: in the order of the rows.
         out: the report's file.
     """
-    if section.verb not in ("linear", "knn"):
+    if section.verb not in _FILES:
         return []
+    what, predictions, title, meaning = _FILES[section.verb]
     entries: dict[Row, list[Entry]] = {}
     for entry in section.entries:
         entries.setdefault(row_of(entry), []).append(entry)
@@ -36,17 +54,17 @@ def answers(section: Section, given_by: str, backbones: Sequence[Backbone], out:
     files = []
     for b in backbones:
         own = entries.get(b.row, [])
-        copy = out.parent / "plots" / f"confusion-{section.anchor}-{len(pictures) + 1}.png"
-        if own and _copied(_job(own[0]) / "confusion.png", copy):
+        copy = out.parent / "plots" / f"{what}-{section.anchor}-{len(pictures) + 1}.png"
+        if own and _copied(job_folder(own[0]) / f"{what}.png", copy):
             pictures.append((b.label, f"plots/{copy.name}"))
-        if links := _predictions(own, out.parent):
+        if links := _predictions(own, predictions, out.parent):
             files.append(f"{escape(b.label)} {links}")
     by = [escape(given_by)] if given_by else []
     first = ["first trial"] if any(len(own) > 1 for own in entries.values()) else []
-    lines = _confusions(pictures, "Which class is taken for which" + _in_brackets(by + first))
+    folded = len(pictures) > SHOWN or section.verb == "detect"
+    lines = _gallery(pictures, what, title + _in_brackets(by + first), folded)
     if files:
-        what = "Answers image by image, predictions.csv" + _in_brackets(by)
-        lines += [f"{what}: {', '.join(files)}.", ""]
+        lines += [f"{meaning}, {predictions}{_in_brackets(by)}: {', '.join(files)}.", ""]
     return lines
 
 
@@ -54,7 +72,8 @@ def _in_brackets(words: list[str]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def _job(entry: Entry) -> Path:
+def job_folder(entry: Entry) -> Path:
+    """The folder that the record's job left beside the records' one; it may be gone."""
     return entry.path.parent.parent / "jobs" / entry.path.stem
 
 
@@ -69,14 +88,14 @@ def _copied(source: Path, copy: Path) -> bool:
     return True
 
 
-def _predictions(entries: list[Entry], folder: Path) -> str:
+def _predictions(entries: list[Entry], name: str, folder: Path) -> str:
     """A link per trial."""
-    paths = [(n, _job(entry) / "predictions.csv") for n, entry in enumerate(entries, 1)]
+    paths = [(n, job_folder(entry) / name) for n, entry in enumerate(entries, 1)]
     links = [f"[{n}]({quote(relative(p, folder))})" for n, p in paths if os.path.isfile(p)]
     return " ".join(links)
 
 
-def _confusions(pictures: list[tuple[str, str]], caption: str) -> list[str]:
+def _gallery(pictures: list[tuple[str, str]], what: str, caption: str, folded: bool) -> list[str]:
     """Small pictures, ``SHOWN`` in a row."""
     if not pictures:
         return []
@@ -85,11 +104,11 @@ def _confusions(pictures: list[tuple[str, str]], caption: str) -> list[str]:
         part = pictures[start : start + SHOWN]
         shown = [
             f'<a href="{path}"><img src="{path}" width="280" '
-            f'alt="Confusion of {attribute(label)}"></a>'
+            f'alt="{what.title()} of {attribute(label)}"></a>'
             for label, path in part
         ]
         cells = [cell.replace("|", "&#124;") for cell in shown]
         lines += [*pipe_table([escape(label) for label, _ in part], [cells], left=SHOWN), ""]
-    if len(pictures) > SHOWN:
+    if folded:
         return [f"<details><summary>{caption}</summary>", "", *lines, "</details>", ""]
     return [f"{caption}:", "", *lines]

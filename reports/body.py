@@ -10,7 +10,8 @@ from reports.markdown import Links, code, escape
 from reports.metric_table import metric_table
 from reports.opening import opening
 from reports.provenance import protocol_details
-from reports.published import DATASETS, PublishedRow, published_name, published_rows
+from reports.published import BESIDE, DATASETS, PublishedRow, published_name, published_rows
+from reports.rates import rates_tried
 from reports.rows import Backbone
 from reports.sections import Section
 from reports.stats import row_of
@@ -47,6 +48,10 @@ def section_text(
     if made.shots.get("mAP"):
         lines += [f"![Low-shot mAP against k](plots/{lowshot_name(section)})", ""]
         lines += [_curves(made), ""]
+    lines += rates_tried(section, made, backbones, links)
+    if made.precision:
+        lines += [f"![Precision against recall](plots/{precision_name(section)})", ""]
+        lines += [_precision(section, made), ""]
     lines += answers(section, made.answers, backbones, out)
     for table in [t for t in made.tables if t.folded]:
         lines += _table(table, backbones, rows, links)
@@ -104,25 +109,59 @@ def _published(section: Section) -> tuple[list[PublishedRow], str]:
             f"{code(data)} is not the data set of the published table ({code(official)}), so no "
             "published rows here."
         )
-    changed = {name for e in section.entries for name in e.record.overrides}
-    if (
-        section.verb == "svm"
-    ):  # its solvers are shown to agree; the table names the layer, as published ones do
-        changed -= {"solver", "layers"}
+    changed = {name for e in section.entries for name in e.record.overrides} - _harmless(section)
     if changed:
         return [], (
             f"Settings that are not the preset's ({', '.join(map(code, sorted(changed)))}): no published rows "
             "here."
         )
-    return published_rows(names), (
+    remark = (
         "Rows in italics are published, each under its source's own settings, which differ in "
         "places (costs, layers, searched rates); ours with the protocol below."
     )
+    rows = published_rows((*names, *(BESIDE[name] for name in names if name in BESIDE)))
+    ours = section.entries[0].record.engine == "torchvision"
+    if section.verb == "detect" and ours and not all(row.elsewise for row in rows):
+        remark += (
+            " They were made with detectron2, with which torchvision's engine is shown to agree "
+            "(docs/detection.md)."
+        )
+    return rows, remark
+
+
+def _harmless(section: Section) -> set[str]:
+    """Settings that published rows stand beside, whatever they are.
+
+    An SVM's solvers are shown to agree, and the table names the layer, as published ones do. A
+    detector's engines are shown to agree, another batch has its schedule scaled linearly, and a rate
+    may be searched, as SimSiam's authors searched it per method.
+    """
+    if section.verb == "svm":
+        return {"solver", "layers"}
+    if section.verb != "detect":
+        return set()
+    rates = section.groups[0].protocol.get("lr")
+    searched = isinstance(rates, list) and len(rates) > 1
+    return {"engine", "batch_size"} | ({"lr", "holdout"} if searched else set())
 
 
 def lowshot_name(section: Section) -> str:
     """The file of a section's low-shot curves."""
     return f"lowshot-{section.anchor}.png"
+
+
+def precision_name(section: Section) -> str:
+    """The file of a section's precision-recall curves."""
+    return f"precision-{section.anchor}.png"
+
+
+def _precision(section: Section, made: Layout) -> str:
+    """What the lines of the precision-recall curves are."""
+    count = Counter(map(row_of, section.entries))
+    first = " of the first trial" * (max(count.values()) > 1)
+    drawn = len({label for curves in made.precision.values() for label in curves})
+    few = f"; {drawn} of {len(count)} backbones" if drawn < len(count) else ""
+    return f"Precision{first} at each recall, mean over classes: solid at IoU 0.5, dashed at 0.75{few}."
 
 
 def _curves(made: Layout) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from reports.classification import knn, linear
+from reports.detection import detect
 from reports.stats import Metrics
 from reports.svm import svm
 from reports.tables import Column, Layout, Table
@@ -21,37 +22,6 @@ def layout(verb: str, metrics: Metrics) -> Layout:
         made.tables.append(Table(caption, columns, decimals, bold=False, folded=True))
     tables = [table for table in made.tables if any(c.cells for c in table.columns)]
     return replace(made, tables=tables)
-
-
-def _detect(metrics: Metrics) -> Layout:
-    """Table 5 of the SimSiam paper: AP50, AP, AP75 of boxes, then of masks; a table per AP rule."""
-    found = [*metrics.distinct("box_AP", "rule"), *metrics.distinct("box_AP50", "rule")]
-    # detectron2 scores VOC 2007 by the 11-point rule, and so do the papers; COCO's is 101 points
-    rules = sorted(set(found), key=lambda rule: (_RULES.index(rule) if rule in _RULES else 9, rule))
-    tables: list[Table] = []
-    headline: list[Column] = []
-    for rule in rules:
-        cells = {
-            f"{kind}_{name}": metrics.take(f"{kind}_{name}", rule=rule)
-            for kind in ("box", "mask")
-            for name in ("AP50", "AP", "AP75")
-        }
-        published = rule in ("11-point", "101-point")
-        columns = [
-            Column(name.replace("_", " "), c, name if published else "")
-            for name, c in cells.items()
-            if c
-        ]
-        tables.append(Table(f"Average precision by the {rule} rule, %", columns))
-        if not headline:
-            names = ("box_AP", "mask_AP") if rule == "101-point" else ("box_AP50", "box_AP")
-            headline = [
-                Column(f"{n.replace('_', ' ')} ({rule})", cells[n]) for n in names if cells[n]
-            ]
-    return Layout(tables, headline)
-
-
-_RULES = ["11-point", "101-point", "all-points"]
 
 
 def _segment(metrics: Metrics) -> Layout:
@@ -74,7 +44,7 @@ LAYOUTS: dict[str, Callable[[Metrics], Layout]] = {
     "linear": linear,
     "knn": knn,
     "svm": svm,
-    "detect": _detect,
+    "detect": detect,
     "segment": _segment,
 }
 

@@ -1,4 +1,4 @@
-"""What a reader must know before a section's numbers: road, solver, classes that were left out."""
+"""What a reader must know before a section's numbers: road, solver, schedule, classes left out."""
 
 from reports.markdown import code, escape
 from reports.sections import Group, Section
@@ -13,6 +13,8 @@ def opening(section: Section) -> list[str]:
         return [_road(group), ""]
     if section.verb == "svm":
         return [_solver(group), "", *_left_out(group)]
+    if section.verb == "detect" and "batch_size" in group.protocol:
+        return [_schedule(group), ""]
     return []
 
 
@@ -37,6 +39,38 @@ def _solver(group: Group) -> str:
         "Solver: batched, every SVM to its optimum. The literature's is liblinear, with which it is "
         "shown to agree (docs/benchmarks.md)."
     )
+
+
+def _schedule(group: Group) -> str:
+    """The detector's schedule as it ran, and what it was scaled from (Goyal et al. 2017).
+
+    Records of the first version scaled nothing, and have no metric of it.
+    """
+    protocol = group.protocol
+    batch, rates = protocol["batch_size"], protocol["lr"]
+    reference = protocol.get("reference_batch", batch)
+    iterations = next(iter(_values(group, "iterations")), protocol["max_iter"])
+    text = f"Schedule: batch {batch}, {iterations:,.0f} iterations, learning rate "
+    if isinstance(rates, list) and len(rates) > 1:
+        of = ", ".join(f"{rate:g}" for rate in rates)
+        text += f"the best of {of} on a held-out part of the training set, per backbone"
+        scaled = f"learning rates × {batch / reference:g}"
+    else:
+        (rate,) = rates if isinstance(rates, list) else [rates]
+        ran = next(iter(_values(group, "lr")), rate)
+        text += f"{ran:g}"
+        scaled = f"lr {rate:g} → {ran:g}"
+    if batch == reference:
+        return f"{text}."
+    return (
+        f"{text}. Scaled linearly from a schedule for batch {reference}: {scaled}, "
+        f"{reference / batch:.4g}x iterations."
+    )
+
+
+def _values(group: Group, name: str) -> set[float]:
+    metrics = group.entries[0].record.metrics
+    return {metric.value for metric in metrics if metric.name == name}
 
 
 def _left_out(group: Group) -> list[str]:

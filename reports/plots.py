@@ -1,4 +1,4 @@
-"""The plots: training monitors and low-shot curves, as PNG files that are the same every time."""
+"""The plots: training monitors, low-shot and precision-recall curves, as PNG files that are the same every time."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from reports.rows import Backbone
 from reports.stats import Cells, Row
-from reports.tables import MOST_CURVES, MOST_PAIRS
+from reports.tables import MOST_CURVES, MOST_PAIRS, Curve
 from siambench.files import atomic_path
 
 # Okabe & Ito 2008: told apart by readers of every colour vision; then again with other dashes
@@ -121,6 +121,35 @@ def plot_lowshot(
     axes.set_ylabel("mAP, %")
     axes.grid(alpha=0.25)
     _legend(figure, axes)
+    _save(figure, path)
+
+
+def plot_precision(
+    path: Path, kinds: dict[str, dict[str, Curve]], styles: dict[str, dict[str, Any]]
+) -> None:
+    """Precision against recall, a panel for boxes and one for masks; IoU 0.5 solid, 0.75 dashed.
+
+    Args:
+        path: the PNG file.
+        kinds: ``box`` and ``mask`` to label to curve, at most MOST_PAIRS labels.
+        styles: from :func:`style_of`, by label.
+    """
+    labels = list(dict.fromkeys(label for curves in kinds.values() for label in curves))
+    if len({styles[label]["color"] for label in labels}) < len(labels):
+        styles = style_of(labels)
+    figure = Figure(figsize=(5.4 * len(kinds), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for axes, (kind, curves) in zip(panels, kinds.items(), strict=True):
+        for label, curve in curves.items():
+            colour = styles[label]["color"]
+            for precision, dash, named in zip(
+                curve.precision, ("-", "--"), (label, None), strict=True
+            ):
+                axes.plot(100 * curve.recall, 100 * precision, dash, color=colour, label=named)
+        axes.set(xlim=(0, 100), ylim=(0, 102), xlabel="recall, %", ylabel="precision, %")
+        axes.set_title(kind, fontsize=10)
+        axes.grid(alpha=0.25)
+    _legend(figure, panels[0])
     _save(figure, path)
 
 

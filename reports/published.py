@@ -28,6 +28,8 @@ PRESETS = {
     "in1k-linear-lars-90e": "in1k-linear",
     "in1k-linear-mhead-90e": "in1k-linear-mhead",
 }
+# Published benchmarks that another engine measured, so that their rows have a table of their own.
+BESIDE = {"voc0712-frcnn-c4-24k": "voc0712-frcnn-c4-24k-mmdet"}
 # Notes of rows measured with another engine or protocol than the benchmark's first source.
 ELSEWISE = ("mmdetection", "VICReg protocol")
 

@@ -3,14 +3,16 @@
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from reports.body import lowshot_name, section_text
+from reports.body import lowshot_name, precision_name, section_text
 from reports.collect import Collected, check_run_folder, collect
 from reports.config import ReportConfig
 from reports.layouts import layout
 from reports.markdown import Links
 from reports.overview import monitor_table, overview
+from reports.precision import precision_curves
 from reports.provenance import how_made
 from reports.rows import Backbone, backbones_of
 from reports.sections import Section, sections_of
@@ -68,7 +70,11 @@ def write_report(dirs: list[Path], out: Path, order: list[str] | None = None) ->
     for left in collected.left_out:
         say(f"left out of the report: {left.path}: {left.reason}")
     backbones = backbones_of(collected.entries, order or [])
-    sections = [(s, layout(s.verb, Metrics(s.entries))) for s in sections_of(collected.entries)]
+    sections = []
+    for section in sections_of(collected.entries):
+        made = layout(section.verb, Metrics(section.entries))
+        made = replace(made, precision=precision_curves(section, made, backbones))
+        sections.append((section, made))
     links = Links(out.parent)
     lines = ["# Transfer report", ""]
     if collected.left_out:
@@ -92,15 +98,22 @@ def _plots(
 ) -> list[str]:
     """Draw what there is to draw; the lines that show the training curves.
 
-    Low-shot curves are shown by their sections.
+    Low-shot and precision-recall curves are shown by their sections.
     """
-    from reports.plots import plot_lowshot, plot_monitors, style_of  # matplotlib takes a second
+    from reports.plots import (  # matplotlib takes a second
+        plot_lowshot,
+        plot_monitors,
+        plot_precision,
+        style_of,
+    )
 
     styles = style_of(list(dict.fromkeys([*(b.label for b in backbones), *collected.monitors])))
     for section, made in sections:
         if made.shots.get("mAP"):
             path = folder / lowshot_name(section)
             plot_lowshot(path, made.shots, backbones, styles)
+        if made.precision:
+            plot_precision(folder / precision_name(section), made.precision, styles)
     if not collected.monitors:
         return []
     plot_monitors(folder / "pretrain.png", collected.monitors, styles)

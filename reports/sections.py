@@ -106,9 +106,9 @@ def sections_of(entries: list[Entry]) -> list[Section]:
     sections = []
     for number, (parts, title) in enumerate(zip(groups, titles, strict=True), 1):
         if titles.count(title) > 1:
-            title += (
-                f" (protocol {parts[0].protocol_hash[:8]}, data {parts[0].dataset.fingerprint[:8]})"
-            )
+            engine = escape(parts[0].entries[0].record.engine)
+            protocol, data = parts[0].protocol_hash[:8], parts[0].dataset.fingerprint[:8]
+            title += f" ({engine}, protocol {protocol}, data {data})"
         siblings = [g for other in groups if other is not parts for g in other if _kin(g, parts)]
         sections.append(Section(title, f"s{number}", parts, siblings))
     return sections

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from reports.stats import Cells, Row
 from reports.sweeps import Sweep
 
@@ -57,6 +59,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Precision against recall, mean over classes.
+
+    Attributes:
+        recall: (R,) rising, in [0, 1].
+        precision: (2, R) in [0, 1], at IoU 0.5 and at 0.75.
+    """
+
+    recall: np.ndarray
+    precision: np.ndarray
+
+
+@dataclass(frozen=True)
 class Layout:
     """What is shown of a section.
 
@@ -68,6 +83,9 @@ class Layout:
         sweeps: of a linear probe with several settings, one per layer.
         remarks: lines below the tables.
         answers: what the kept answers image by image were given by: a layer, or k and T.
+        rates: of a detector's search: learning rate to box AP on the held-out part.
+        ran: the learning rates that detectors then trained with, at their batch.
+        precision: of the jobs' files: ``box`` and ``mask`` to the label of a backbone to its curve.
     """
 
     tables: list[Table]
@@ -76,3 +94,6 @@ class Layout:
     sweeps: list[Sweep] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     answers: str = ""
+    rates: dict[float, Cells] = field(default_factory=dict)
+    ran: Cells = field(default_factory=dict)
+    precision: dict[str, dict[str, Curve]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from siambench.files import digest_of
 from siambench.record import DatasetInfo, Metric, Record, record_key, write_record
@@ -124,20 +125,59 @@ def _best_layers(metrics: list[Metric]) -> list[Metric]:
     return [Metric("mAP_best_layer", m.value, params=m.params) for m in best.values() if several]
 
 
-def voc(rng: np.random.Generator) -> list[Metric]:
-    return [
+def voc(rng: np.random.Generator, classes: int = 2) -> list[Metric]:
+    rules = ("11-point", "all-points")
+    found = [
         Metric(f"box_{name}", float(rng.uniform(20, 70)), params={"rule": rule})
-        for rule in ("11-point", "all-points")
+        for rule in rules
         for name in ("AP", "AP50", "AP75")
     ]
+    of_classes = [{"class": f"c{i}", "rule": rule} for rule in rules for i in range(classes)]
+    return found + [Metric("box_AP_class", float(rng.uniform(9, 60)), params=p) for p in of_classes]
 
 
-def coco(rng: np.random.Generator) -> list[Metric]:
+def coco(rng: np.random.Generator, classes: int = 2) -> list[Metric]:
+    rule = {"rule": "101-point"}
+    names = [(n, rule) for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+    names += [("AP_class", {"class": f"c{i}", **rule}) for i in range(classes)]
     return [
-        Metric(f"{kind}_{n}", float(rng.uniform(9, 40)), split="val", params={"rule": "101-point"})
+        Metric(f"{kind}_{n}", float(rng.uniform(9, 40)), split="val", params=params)
         for kind in ("box", "mask")
-        for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+        for n, params in names
     ]
+
+
+def schedule(
+    lr: float, iterations: int, searched: dict[float, float] | None = None
+) -> list[Metric]:
+    """What ran; ``searched`` is box AP by rate on the held-out part."""
+    return [
+        *(
+            Metric("box_AP_holdout", value, split="holdout", params={"lr": rate})
+            for rate, value in (searched or {}).items()
+        ),
+        Metric("lr", lr, unit="", split="train"),
+        Metric("iterations", iterations, unit="", split="train"),
+    ]
+
+
+def detections(
+    folder: Path, record_file: Path, level: float, kinds: tuple[str, ...] = ("box",)
+) -> Path:
+    """What the job of a record leaves: precision.json, two classes whose mean is ``level`` (half of
+    it at IoU 0.75), detections.png of that grey, predictions.json. Returns the job's folder."""
+    job = folder / "jobs" / record_file.stem
+    job.mkdir(parents=True)
+    grid = [i / 100 for i in range(101)]
+    classes = {
+        name: [[level * share] * 101, [level * share / 2] * 101]
+        for name, share in (("a", 0.8), ("b", 1.2))
+    }
+    curves = {"recall": grid, "iou": [0.5, 0.75], "precision": dict.fromkeys(kinds, classes)}
+    (job / "precision.json").write_text(json.dumps(curves))
+    (job / "predictions.json").write_text("[]")
+    Image.new("L", (9, 9), round(255 * level)).save(job / "detections.png")
+    return job
 
 
 def segment(rng: np.random.Generator) -> list[Metric]:

@@ -69,8 +69,8 @@ def draw_pictures(
     for sample in chosen:
         sides = [_truth(sample, names), _detections(found[sample.id], names, label_of)]
         image = _scaled(decode(sample.path))
-        pictures = [_drawn(image, things, sample) for things in sides]
-        rows.append((f"{sample.id}: ground truth", f"detections: {len(sides[1])}", *pictures))
+        left, right = (_drawn(image, things, sample) for things in sides)
+        rows.append((f"{sample.id}: ground truth", f"detections: {len(sides[1])}", left, right))
     with atomic_path(path) as temporary:
         _few_colours(_page(rows)).save(temporary, format="png", optimize=True)
 

@@ -105,6 +105,18 @@ class World:
         dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
+    def collect(self, value: T) -> list[T]:
+        """What every process has, in the order of their ranks; in the first process, in others nothing.
+
+        Args:
+            value: can be pickled.
+        """
+        if self.size == 1:
+            return [value]
+        parts: list[Any] | None = None if self.rank else [None] * self.size
+        dist.gather_object(value, parts)
+        return parts or []
+
     def parallel(self, model: nn.Module, *, static: bool = True) -> nn.Module:
         """``model`` with gradients averaged over the processes; itself if there is one process.
 
@@ -185,7 +197,7 @@ def sync_batchnorm(model: nn.Module, world: World) -> nn.Module:
     """Make every batch norm of ``model`` take its statistics over all processes; same names, in place.
 
     On GPUs torch's SyncBatchNorm, whose forward pass makes the host wait for the GPU in each layer; it
-    has no CPU version, so there :class:`SyncBatchNorm`. Every process must hold equally many values.
+    has no CPU version, so there :class:`SyncBatchNorm`. The processes may hold unequally many values.
     """
     if world.size == 1:
         return model
@@ -198,10 +210,10 @@ def sync_batchnorm(model: nn.Module, world: World) -> nn.Module:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all processes, of equal size, on any device and backend.
+    """Batch norm over the batches of all processes, of any sizes, on any device and backend.
 
-    Mean, then the mean square about it (two passes do not cancel), each summed over the processes
-    by a differentiable all-reduce.
+    Sum and number of values, then the sum of squares about the mean (two passes do not cancel), each
+    summed over the processes by a differentiable all-reduce.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -211,21 +223,22 @@ class SyncBatchNorm(_BatchNorm):
         """(N, C, …) of this process to the same shape and type."""
         if not self.training:
             return super().forward(input)
-        processes = dist.get_world_size()
         with torch.autocast(input.device.type, enabled=False):
             x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
             over = [axis for axis in range(x.dim()) if axis != 1]
             shape = [1, -1] + [1] * (x.dim() - 2)
-            mean = _AllReduce.apply(x.mean(over)) / processes
+            count = x.new_full((1,), x.numel() / x.shape[1])
+            summed = _AllReduce.apply(torch.cat((x.sum(over), count)))
+            count = summed[-1].detach()
+            mean = summed[:-1] / count
             centred = x - mean.view(shape)
-            var = _AllReduce.apply(centred.square().mean(over)) / processes
+            var = _AllReduce.apply(centred.square().sum(over)) / count
             out = centred * torch.rsqrt(var + self.eps).view(shape)
             if self.weight is not None:
                 out = out * self.weight.view(shape) + self.bias.view(shape)
         if self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
             assert self.num_batches_tracked is not None
-            count = processes * x.numel() / x.shape[1]
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 self.running_mean.lerp_(mean, self.momentum)

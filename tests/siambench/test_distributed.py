@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+from functools import partial
 
 import pytest
 import torch
@@ -68,13 +69,13 @@ def target():
     return torch.randn(12, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-def _train_step(world, folder):
+def _train_step(world, folder, cuts):
     model = world.parallel(sync_batchnorm(net(), world))
-    mine = slice(world.rank * 12 // world.size, (world.rank + 1) * 12 // world.size)
+    mine = slice(*cuts[world.rank : world.rank + 2])
     x = images()[mine].requires_grad_()
     for _ in range(2):
         out = model(x)
-        loss = (out * target()[mine]).square().mean()
+        loss = (out * target()[mine]).square().sum() * world.size / (12 * 7)
         model.zero_grad()
         x.grad = None
         loss.backward()
@@ -89,9 +90,10 @@ def _train_step(world, folder):
     torch.save(made, folder / f"{world.rank}.pt")
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path, size):
-    assert together(_train_step, size, tmp_path) == [0] * size
+@pytest.mark.parametrize("cuts", [(0, 6, 12), (0, 4, 8, 12), (0, 1, 9, 12)])
+def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path, cuts):
+    size = len(cuts) - 1
+    assert together(partial(_train_step, cuts=cuts), size, tmp_path) == [0] * size
     made = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     model, x = net(), images().requires_grad_()
     for _ in range(2):
@@ -135,6 +137,7 @@ def _share(world, folder):
     values = torch.tensor([float(world.rank), 4.0])
     torch.testing.assert_close(world.mean(values), torch.tensor([0.5, 4.0]))
     assert values[1] == 4.0
+    assert world.collect({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}][: 2 - 2 * world.rank]
     world.from_first(lambda: _refuse())
 
 
@@ -174,6 +177,7 @@ def test_one_process_is_itself():
         assert not any(isinstance(m, SyncBatchNorm) for m in sync_batchnorm(model, world).modules())
         assert world.from_first(lambda: 3) == 3
         assert world.any(True) is True
+        assert world.collect("mine") == ["mine"]
         with pytest.raises(UserError, match="no such folder"):
             world.from_first(_refuse)
 

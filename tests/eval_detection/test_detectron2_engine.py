@@ -1,0 +1,338 @@
+"""Runs with the real detectron2, where it is installed: `pytest -m detectron2`."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval_detection.config import DetectConfig
+from eval_detection.evaluate import open_data, run
+from siambench.checkpoints.source import load_backbone
+from siambench.distributed import World
+from siambench.errors import UserError
+from siambench.evaluation import Job
+
+pytestmark = pytest.mark.detectron2
+TINY = {
+    "engine": "detectron2",
+    "train_sets": ["2007/trainval"],
+    "batch_size": 4,
+    "reference_batch": 4,
+    "lr": 0.05,
+    "max_iter": 60,
+    "steps": [50],
+    "warmup_iters": 5,
+    "min_size_train": [56, 64],
+    "min_size_test": 64,
+    "anchor_sizes": [16, 32],
+    "rpn_batch_per_image": 64,
+    "rpn_pre_nms_train": 200,
+    "rpn_post_nms_train": 60,
+    "rpn_pre_nms_test": 100,
+    "rpn_post_nms_test": 20,
+    "rois_per_image": 16,
+    "pooler_resolution": 4,
+    "precise_bn_iters": 5,
+    "detections_per_image": 10,
+    "workers": 0,
+    "device": "cpu",
+}
+COCO = {"format": "coco", "mask": True, "train_sets": ["train2017"], "test_set": "val2017"}
+SHORT = {"max_iter": 4, "steps": [3], "precise_bn_iters": 1}
+
+
+def config_of(data: Path, backbone: Path, out: Path, **changes) -> DetectConfig:
+    return DetectConfig(backbone=str(backbone), data=str(data), out=str(out), **TINY | changes)
+
+
+def job_folder(out: Path) -> Path:
+    (folder,) = (out / "jobs").glob("detect-*")
+    return folder
+
+
+def lines(out: Path) -> list[dict]:
+    text = (job_folder(out) / "curve.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in text]
+
+
+def job_in(folder: Path, **changes) -> Job:
+    job = Job(
+        seed=3, trial=0, device=torch.device("cpu"), workers=0, folder=folder, key="", title=""
+    )
+    return replace(job, **changes)
+
+
+@pytest.fixture(scope="module")
+def coco_run(scenes: Path, backbone_file: Path, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("coco")
+    config = config_of(scenes / "coco", backbone_file, out, **COCO)
+    return config, run(config)[0], out
+
+
+@pytest.fixture(scope="module")
+def voc_run(scenes: Path, backbone_file: Path, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("voc")
+    config = config_of(scenes, backbone_file, out)
+    return config, run(config)[0], out
+
+
+def test_coco_numbers_are_detectron2s_own(coco_run) -> None:
+    _, record, out = coco_run
+    theirs = json.loads((job_folder(out) / "detectron2.json").read_text())
+    kinds = [f"{kind}_{name}" for kind in ("box", "mask") for name in ("AP", "AP50", "AP75")]
+    assert list(theirs) == kinds
+    for name, value in theirs.items():
+        assert record.metric(name, rule="101-point") == pytest.approx(value, abs=0.01)
+    assert theirs["box_AP50"] > 0
+    assert record.engine == "detectron2"
+
+
+def test_what_a_run_leaves(coco_run, voc_run) -> None:
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    for (config, record, out), names in (
+        (coco_run, {"rpn_cls", "rpn_box", "cls", "box", "mask"}),
+        (voc_run, {"rpn_cls", "rpn_box", "cls", "box"}),
+    ):
+        folder = job_folder(out)
+        assert not list(folder.glob("checkpoint*"))
+        curve = lines(out)
+        assert [line["iteration"] for line in curve] == [20, 40, 60]
+        assert [line["lr"] for line in curve] == pytest.approx([0.05, 0.05, 0.005])
+        assert all(names < set(line) and np.isfinite(list(line.values())).all() for line in curve)
+        assert np.isfinite([m.value for m in record.metrics]).all()
+        cfg = get_cfg()
+        cfg.merge_from_file(str(folder / "detectron2.yaml"))
+        assert config.mask == cfg.MODEL.MASK_ON
+        model = build_model(cfg)
+        rest = DetectionCheckpointer(model).load(str(folder / "detector.pth"))
+        assert rest == {}  # the file holds nothing but weights
+        saved = torch.load(folder / "detector.pth", weights_only=True)["model"]
+        state = model.state_dict()
+        assert {k for k in state if "pixel_" not in k} <= set(saved)
+        assert all(torch.equal(v, saved[k]) for k, v in state.items() if k in saved)
+
+
+def test_the_same_seed_trains_the_same_and_another_does_not(coco_run, tmp_path: Path) -> None:
+    config, _, _ = coco_run
+    losses = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(replace(config, out=str(tmp_path / name), seed=seed, max_iter=20, steps=[]))
+        losses.append(lines(tmp_path / name))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    voc_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import eval_detection.detectron2_engine.engine as engine
+    from eval_detection.detectron2_engine.train import Run
+
+    config, _, whole = voc_run
+    config = replace(config, out=str(tmp_path), checkpoint_every=25)
+    step, steps = Run.run_step, []
+
+    def killed(self):
+        if self.iter == 45:
+            raise KeyboardInterrupt
+        steps.append(self.iter)
+        step(self)
+
+    monkeypatch.setattr(Run, "run_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    state = torch.load(job_folder(tmp_path) / "checkpoint.pth", weights_only=True)
+    assert state["trainer"]["iteration"] == 24
+    assert state["trainer"]["step"]["optimizer"]["state"]  # the momentum
+
+    def resumed(self):
+        steps.append(self.iter)
+        if steps.count(25) == 2 and self.iter == 25:  # what goes on is what was saved
+            for name, tensor in self.step.model.state_dict().items():
+                torch.testing.assert_close(tensor, state["model"][name], rtol=0, atol=0)
+        step(self)
+
+    def killed_at_the_test(*_):
+        raise KeyboardInterrupt
+
+    find = engine.find
+    monkeypatch.setattr(Run, "run_step", resumed)
+    monkeypatch.setattr(engine, "find", killed_at_the_test)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert steps == [*range(45), *range(25, 60)]
+    assert "going on from iteration 25" in capsys.readouterr().err
+    monkeypatch.setattr(engine, "find", find)
+    record = run(config)[0]
+    assert len(steps) == 80  # a run killed during the test does not train again
+    assert np.isfinite(record.metric("box_AP", rule="11-point"))
+    curve, expected = lines(tmp_path), lines(whole)
+    assert [line["iteration"] for line in curve] == [20, 40, 60]
+    assert curve[0] == expected[0]
+    assert [line["lr"] for line in curve] == pytest.approx([line["lr"] for line in expected])
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    scenes: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from eval_detection.detectron2_engine.engine import detect
+
+    config = config_of(scenes, backbone_file, tmp_path, **SHORT)
+    data, backbone = open_data(config), load_backbone(str(backbone_file))
+    results = []
+    for name, content in (("a", b""), ("b", b"PK damaged"), ("c", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        if content is not None:
+            (folder / "checkpoint.pth").write_bytes(content)
+        results.append(detect(backbone, data, config, job_in(folder)))
+    assert results[0] == results[1] == results[2]
+    assert capsys.readouterr().err.count("training starts anew") == 2
+
+
+def test_what_cannot_run_is_refused_in_one_line(
+    scenes: Path, backbone_file: Path, tmp_path: Path
+) -> None:
+    from eval_detection.detectron2_engine.engine import detect
+
+    config = config_of(scenes, backbone_file, tmp_path, **SHORT)
+    data, backbone = open_data(config), load_backbone(str(backbone_file))
+    for changes, world, message in (
+        ({"bf16": True}, 1, "needs a GPU"),
+        ({"batch_size": 3}, 2, "batch_size 3 cannot be shared by 2 processes"),
+        ({"lr": 1e30}, 1, r"diverged.*Lower lr \(1e\+30"),
+    ):
+        job = job_in(tmp_path, world=World(0, world, torch.device("cpu")))
+        with pytest.raises(UserError, match=message):
+            detect(backbone, data, replace(config, **changes), job)
+
+
+def test_rates_are_searched_and_one_that_diverges_is_out(
+    scenes: Path, backbone_file: Path, tmp_path: Path
+) -> None:
+    changes = {**COCO, **SHORT, "lr": [0.02, 1e30], "score_threshold": 0.0}
+    record = run(config_of(scenes / "coco", backbone_file, tmp_path, **changes))[0]
+    assert record.metric("lr") == 0.02
+    assert record.metric("box_AP_holdout", lr=0.02) >= 0
+    with pytest.raises(KeyError):
+        record.metric("box_AP_holdout", lr=1e30)
+    (search,) = (tmp_path / "jobs").glob("search-*/lr-*/detectron2.json")
+    assert json.loads(search.read_text()) == {}  # no official evaluation of a held-out part
+    assert json.loads((job_folder(tmp_path) / "detectron2.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "fpn", "anchor_sizes": [8, 16, 32, 64, 128], "freeze_at": 3, **COCO},
+        {"freeze_at": 4, "extra_norm": False, "workers": 1},
+        {"precise_bn_iters": 0, "flip": False, "max_iter": 1, "steps": [], "warmup_iters": 0},
+    ],
+    ids=["fpn", "frozen", "shortest"],
+)
+def test_other_networks_and_frozen_stages(
+    changes, scenes: Path, backbone_file: Path, tmp_path: Path
+) -> None:
+    from eval_detection.detectron2_engine.weights import to_detectron2
+
+    data = scenes / "coco" if "format" in changes else scenes
+    record = run(config_of(data, backbone_file, tmp_path, **SHORT | changes))[0]
+    assert np.isfinite([m.value for m in record.metrics]).all()
+    saved = torch.load(job_folder(tmp_path) / "detector.pth", weights_only=True)["model"]
+    frozen = ["stem", "res2", "res3", "res4", "res5"][: changes.get("freeze_at", 0)]
+    for name, array in to_detectron2(load_backbone(str(backbone_file)).resnet.state_dict()).items():
+        (place,) = (k for k in saved if k.endswith("." + name)) if "num_b" not in name else (None,)
+        if place and "running" not in name:
+            same = torch.equal(saved[place], torch.from_numpy(array))
+            assert same == (name.split(".")[0] in frozen), name
+
+
+def test_bitmap_masks_are_read_as_polygons_are(scenes: Path, backbone_file: Path) -> None:
+    from detectron2.data import DatasetMapper
+
+    from eval_detection.detectron2_engine.data import mask_format, record
+    from eval_detection.detectron2_engine.engine import configuration
+    from eval_detection.masks import fill
+
+    config = config_of(scenes / "coco", backbone_file, Path(), **COCO, flip=False)
+    data = open_data(config)
+    assert mask_format(data.train) == "polygon"
+    sample = next(s for s in data.train if len(s.masks) > 1)
+    filled = [fill(m, sample.height, sample.width) for m in sample.masks]
+    mixed = replace(sample, masks=[filled[0], *sample.masks[1:]])
+    assert mask_format([sample, mixed]) == "bitmask"
+    job = job_in(Path("unused"))
+    meta = load_backbone(str(backbone_file)).meta
+    config = replace(config, min_size_train=[min(sample.height, sample.width)])
+    cfg = configuration(meta, replace(data, train=[mixed]), config, job)
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
+    mapper = DatasetMapper(cfg, is_train=True)
+    found = mapper(record(mixed))["instances"]
+    np.testing.assert_array_equal(found.gt_masks.tensor.numpy(), np.stack(filled).astype(bool))
+    np.testing.assert_allclose(found.gt_boxes.tensor.numpy(), sample.boxes, atol=1e-4)
+
+
+def in_process(config: DetectConfig, rank: int, port: int, log: str) -> None:
+    """One of two processes as torchrun starts them."""
+    world = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ.update(world, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    with open(log, "w", encoding="utf-8") as sys.stderr:
+        run(config)
+
+
+def test_two_processes_share_a_batch_and_the_test_images(
+    scenes: Path, backbone_file: Path, tmp_path: Path
+) -> None:
+    """On CPUs, without a change to detectron2: its own synchronised batch norm, plain gloo."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["eval_detection.detectron2_engine.engine"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changes = {**COCO, "max_iter": 20, "steps": [], "score_threshold": 0.0}
+    config = config_of(scenes / "coco", backbone_file, tmp_path, **changes)
+    logs = [tmp_path / f"{rank}.log" for rank in range(2)]
+    processes = [
+        context.Process(target=in_process, args=(config, rank, port, str(logs[rank])))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    errors = [log.read_text() for log in logs]
+    assert [process.exitcode for process in processes] == [0, 0], errors
+    assert "iterations: 20/20" in errors[0]
+    assert "iterations" not in errors[1]
+    found = json.loads((job_folder(tmp_path) / "predictions.json").read_text())
+    data = open_data(config)
+    images = list(dict.fromkeys(row["image_id"] for row in found))
+    assert images == [s.id for s in data.test]  # each by one process, in the data set's order
+    (path,) = (tmp_path / "records").glob("*.json")
+    metrics = {m["name"]: m["value"] for m in json.loads(path.read_text())["metrics"]}
+    for name, value in json.loads((job_folder(tmp_path) / "detectron2.json").read_text()).items():
+        assert metrics[name] == pytest.approx(value, abs=0.01)
+
+
+def test_annotations_that_detectron2_cannot_read_cost_its_numbers_only(
+    scenes: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(scenes / "VOCdevkit", tmp_path / "VOCdevkit")
+    annotations = tmp_path / "VOCdevkit" / "VOC2007"
+    name = (annotations / "ImageSets" / "Main" / "test.txt").read_text().split()[0]
+    path = annotations / "Annotations" / f"{name}.xml"
+    path.write_text(path.read_text().replace("</xmax>", ".0</xmax>"))
+    run(config_of(tmp_path, backbone_file, tmp_path / "out", **SHORT))
+    assert json.loads((job_folder(tmp_path / "out") / "detectron2.json").read_text()) == {}
+    assert "VOC evaluator cannot read" in capsys.readouterr().err

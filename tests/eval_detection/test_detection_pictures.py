@@ -94,6 +94,14 @@ def test_sure_detections_are_shown_or_the_best_few(tmp_path: Path) -> None:
     assert shown([0.4, 0.1, 0.3, 0.2, 0.05]) == [True, False, True, True, False]
 
 
+def test_the_best_detection_lies_on_top(tmp_path: Path) -> None:
+    one = sample(tmp_path, "a", (200, 200), [[0, 0, 9, 9]])
+    for first, second in ((0.9, 0.6), (0.6, 0.9)):
+        rows = [found("a", [20, 30, 180, 150], s, c) for s, c in ((first, 7), (second, 3))]
+        right = pair(drawn(tmp_path, data(one), rows), 200, 200)[1]
+        assert near(right[149, 20:180], DOG if first > second else CAT).all()
+
+
 def test_difficult_objects_are_dashed(tmp_path: Path) -> None:
     box = [20.0, 30.0, 180.0, 150.0]
     for difficult in (False, True):

@@ -170,8 +170,8 @@ def detections(
     job.mkdir(parents=True)
     grid = [i / 100 for i in range(101)]
     classes = {
-        name: [[level * share] * 101, [level * share / 2] * 101]
-        for name, share in (("a", 0.8), ("b", 1.2))
+        name: [[value] * 101, [value / 2] * 101]
+        for name, value in (("a", level - 0.2), ("b", level + 0.2))
     }
     curves = {"recall": grid, "iou": [0.5, 0.75], "precision": dict.fromkeys(kinds, classes)}
     (job / "precision.json").write_text(json.dumps(curves))

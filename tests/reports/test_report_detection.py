@@ -17,7 +17,7 @@ from test_report_numbers import number, tables
 from reports.report import write_report
 from reports.stats import Metrics
 from reports.tables import MOST_PAIRS
-from siambench.record import Metric, Record, write_record
+from siambench.record import Metric, write_record
 
 VOC, COCO = "voc07-frcnn-c4", "coco-mrcnn-c4-1x"
 SCHEDULE = {"batch_size": 16, "reference_batch": 16, "lr": 0.02, "max_iter": 9000}
@@ -40,10 +40,6 @@ def rng() -> np.random.Generator:
 def save(folder: Path, name: str, metrics: list[Metric], **settings: Any) -> Path:
     benchmark = settings.pop("benchmark", VOC)
     return made.save(folder, made.record(benchmark, name, metrics, **settings))
-
-
-def value_of(record: Record, name: str, **params: Any) -> float:
-    return record.metric(name, **params)
 
 
 def test_sizes_and_classes_are_folded_below_the_table(tmp_path: Path) -> None:
@@ -142,10 +138,11 @@ def test_a_search_shows_every_rate_and_the_one_that_trained(tmp_path: Path) -> N
         "a": (0.01, {0.04: 8.125, 0.01: 20.25, 0.02: 31.5}),  # 0.02 at batch 16
         "b": (0.005, {0.01: 9.75, 0.02: 9.25}),  # 0.04 diverged
     }
+    files: dict[tuple[str, int], Path] = {}
     for name, (lr, scores) in searched.items():
         for trial in range(2):  # they share the search
             metrics = [*made.voc(rng()), *made.schedule(lr, 18000, scores)]
-            save(tmp_path, name, metrics, trial=trial, **settings)
+            files[name, trial] = save(tmp_path, name, metrics, trial=trial, **settings)
     text = report(tmp_path)
     found = table(text, "Learning rates were searched on a held-out part of the training set")
     assert list(found.columns) == ["lr 0.01", "lr 0.02", "lr 0.04", "trained with, batch 8"]
@@ -158,6 +155,8 @@ def test_a_search_shows_every_rate_and_the_one_that_trained(tmp_path: Path) -> N
             mean, std, bold = number(cell)
             assert (mean, std) == (pytest.approx(scores[rate], abs=0.00501), None)
             assert bold == (rate == 2 * lr)
+            link = re.search(r"\[(r\d+)\]", cell).group(1)
+            assert f"[{link}]: records/{files[name, 0].name}" in text
         assert number(found.loc[name, "trained with, batch 8"])[0] == lr
     assert "Other metrics" not in text
 

@@ -1,11 +1,13 @@
-"""Our checked samples as detectron2's dataset dictionaries, and its own loaders over them."""
+"""Our checked samples as detectron2's dataset dictionaries, and its loaders over them."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetFromList,
     DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
@@ -41,7 +43,7 @@ def record(sample: Sample) -> Record:
 def _segmentation(mask: Mask) -> Any:
     if isinstance(mask, np.ndarray):
         return rle_tools.encode(np.asfortranarray(mask))
-    return [polygon.tolist() for polygon in mask]
+    return mask
 
 
 def mask_format(samples: Sequence[Sample]) -> str:
@@ -50,22 +52,31 @@ def mask_format(samples: Sequence[Sample]) -> str:
     return "bitmask" if bitmaps else "polygon"
 
 
-def train_loader(samples: Sequence[Sample], cfg: CfgNode, workers: int) -> Iterable[list[Record]]:
+def packed(samples: Sequence[Sample]) -> DatasetFromList:
+    """The samples in one buffer, which loaders and their processes share."""
+    return DatasetFromList(list(samples), copy=False)
+
+
+def train_loader(images: DatasetFromList, cfg: CfgNode, workers: int) -> Iterable[list[Record]]:
     """This process's part of training batches without end."""
     return build_detection_train_loader(
-        [record(s) for s in samples],
-        mapper=DatasetMapper(cfg, is_train=True),
-        sampler=TrainingSampler(len(samples), seed=cfg.SEED),
+        images,
+        mapper=partial(_mapped, DatasetMapper(cfg, is_train=True)),
+        sampler=TrainingSampler(len(images), seed=cfg.SEED),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=workers,
     )
 
 
-def test_loader(samples: Sequence[Sample], cfg: CfgNode, workers: int) -> Iterable[list[Record]]:
+def test_loader(images: DatasetFromList, cfg: CfgNode, workers: int) -> Iterable[list[Record]]:
     """This process's share of the test images, one at a time."""
     return build_detection_test_loader(
-        [record(s) for s in samples],
-        mapper=DatasetMapper(cfg, is_train=False),
+        images,
+        mapper=partial(_mapped, DatasetMapper(cfg, is_train=False)),
         num_workers=workers,
     )
+
+
+def _mapped(mapper: DatasetMapper, sample: Sample) -> Record:
+    return mapper(record(sample))

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from eval_detection.config import DetectConfig
-from eval_detection.detectron2_engine.data import test_loader
+from eval_detection.detectron2_engine.data import packed, test_loader
 from eval_detection.results import Result
 from eval_detection.samples import DetectionData
 from siambench.data.voc import split_ids, voc_folder
@@ -32,6 +32,7 @@ from siambench.progress import Bar, bar, say
 
 _KINDS = {"bbox": "box", "segm": "mask"}
 _SCORES = ("AP", "AP50", "AP75")
+_YEARS = ("2007", "2012")  # that its VOC evaluator has a rule for
 
 
 def find(
@@ -41,7 +42,7 @@ def find(
 
     What detectron2's evaluators say of them, in %, goes to ``job.folder/detectron2.json``.
     """
-    loader = test_loader(data.test, cfg, job.workers)
+    loader = test_loader(packed(data.test), cfg, job.workers)
     with (
         bar(f"{job.title}: test images", len(data.test)) as progress,
         _official(data, config, f"siambench/{job.folder.resolve()}") as official,
@@ -92,33 +93,39 @@ class _Rows(DatasetEvaluator):
 def _official(
     data: DetectionData, config: DetectConfig, name: str
 ) -> Iterator[list[DatasetEvaluator]]:
-    """The data set's evaluator; none for images that have no official test, as a held-out part.
+    """The data set's evaluator, which reads its files itself; none where these are not what is tested.
 
-    detectron2 looks the data set up under ``name`` while the body runs.
+    That is so for a held-out part, and where something wrong was left out. detectron2 looks the data
+    set up under ``name`` while the body runs.
     """
     meta = MetadataCatalog.get(name).set(thing_classes=data.classes)
     try:
-        if config.format == "coco":
-            yield [_coco(data, config, name)] if data.test_json != data.train_json else []
-            return
-        year, split = config.test_set.split("/")
-        folder = voc_folder(config.data, year)
-        if year in ("2007", "2012") and split_ids(folder, split) == [s.id for s in data.test]:
-            meta.set(dirname=str(folder), year=int(year), split=split)
-            yield [_Voc(name)]
-        else:
+        if "skipped_objects" in data.info.counts:
             yield []
+        elif config.format == "coco":
+            yield _coco(data, config, meta)
+        else:
+            yield _voc(data, config, meta)
     finally:
         MetadataCatalog.pop(name)
 
 
-def _coco(data: DetectionData, config: DetectConfig, name: str) -> DatasetEvaluator:
-    MetadataCatalog.get(name).set(
-        json_file=str(data.test_json),
-        thing_dataset_id_to_contiguous_id={c: label for label, c in enumerate(data.category_ids)},
-    )
+def _coco(data: DetectionData, config: DetectConfig, meta: Metadata) -> list[DatasetEvaluator]:
+    if data.test_json == data.train_json:
+        return []
+    labels = {number: label for label, number in enumerate(data.category_ids)}
+    meta.set(json_file=str(data.test_json), thing_dataset_id_to_contiguous_id=labels)
     tasks = ("bbox", "segm") if config.mask else ("bbox",)
-    return _Coco(name, tasks, [s.id for s in data.test])
+    return [_Coco(meta.name, tasks, [s.id for s in data.test])]
+
+
+def _voc(data: DetectionData, config: DetectConfig, meta: Metadata) -> list[DatasetEvaluator]:
+    year, _, split = config.test_set.partition("/")
+    folder = voc_folder(config.data, year)
+    if year not in _YEARS or split_ids(folder, split) != [s.id for s in data.test]:
+        return []
+    meta.set(dirname=str(folder), year=int(year), split=split)
+    return [_Voc(meta.name)]
 
 
 class _Coco(COCOEvaluator):

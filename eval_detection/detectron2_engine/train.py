@@ -18,7 +18,7 @@ from torch import nn
 import eval_detection.detectron2_engine.heads  # noqa: F401 - registers what settings.py names
 from eval_detection.config import DetectConfig
 from eval_detection.detectron2_engine.curve import Curve
-from eval_detection.detectron2_engine.data import train_loader
+from eval_detection.detectron2_engine.data import packed, train_loader
 from eval_detection.detectron2_engine.weights import load_backbone
 from eval_detection.results import Diverged
 from eval_detection.samples import Sample
@@ -56,11 +56,15 @@ def train(
         UserError: the backbone does not fit.
     """
     checkpoint = job.folder / "checkpoint.pth"
-    model, run, start = _begin(backbone, samples, cfg, job, checkpoint)
-    if start is None:  # a damaged checkpoint may have filled a part of them
-        checkpoint.unlink(missing_ok=True)
-        model, run, start = _begin(backbone, samples, cfg, job, checkpoint)
-    assert start is not None
+    saved = _read(checkpoint)
+    model, run = _begin(backbone, samples, cfg, job)
+    start = 0
+    if not job.world.any(saved is None):
+        assert saved is not None
+        model.load_state_dict(saved["model"])
+        run.load_state_dict(saved["trainer"])
+        start = run.iter + 1
+        say(f"going on from iteration {start}")
     total = cfg.SOLVER.MAX_ITER
     with bar(f"{job.title}: iterations", total, start) as progress, quiet():
         run.register_hooks(_reports(cfg, job, start, checkpoint, progress))
@@ -131,17 +135,16 @@ class Run(TrainerBase):
 
 
 def _begin(
-    backbone: Backbone, samples: list[Sample], cfg: CfgNode, job: Job, checkpoint: Path
-) -> tuple[nn.Module, Run, int | None]:
-    """Model, trainer, and the iterations done; None in their place if the checkpoint is damaged."""
-    seed_everything(
-        job.seed + job.world.rank
-    )  # of the augmentations, which differ in all processes
+    backbone: Backbone, samples: list[Sample], cfg: CfgNode, job: Job
+) -> tuple[nn.Module, Run]:
+    """Model and trainer as they are before the first iteration."""
+    seed_everything(job.seed + job.world.rank)  # the augmentations differ in all processes
     model = build_model(cfg)
     load_backbone(model, backbone)
     optimizer = build_optimizer(cfg, model)
     parallel = job.world.parallel(model, static=False)
-    parts = (parallel, train_loader(samples, cfg, job.workers), optimizer)
+    images = packed(samples)
+    parts = (parallel, train_loader(images, cfg, job.workers), optimizer)
     if cfg.SOLVER.AMP.ENABLED:
         # bfloat16 has float32's range: no scaling of the loss
         scaler = torch.amp.GradScaler(job.device.type, enabled=False)
@@ -150,25 +153,22 @@ def _begin(
         run = Run(SimpleTrainer(*parts), job.world)
     run.register_hooks([hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer))])
     if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
-        batches = train_loader(samples, cfg, workers=0)  # its own, as in DefaultTrainer
+        batches = train_loader(images, cfg, workers=0)  # its own, as in DefaultTrainer
         precise = hooks.PreciseBN(0, parallel, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
         run.register_hooks([precise])
-    return model, run, _resume(checkpoint, model, run)
+    return model, run
 
 
-def _resume(path: Path, model: nn.Module, run: Run) -> int | None:
+def _read(path: Path) -> dict[str, Any] | None:
+    """The checkpoint; None where there is none or it is damaged, which is said."""
     if not path.exists():
-        return 0
+        return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        run.load_state_dict(state["trainer"])
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: saved[name] for name in ("model", "trainer")}
     except Exception as error:  # whatever a damaged file raises
         say(f"{path} is damaged ({first_line(error)}); training starts anew")
         return None
-    done = run.iter + 1
-    say(f"going on from iteration {done}")
-    return done
 
 
 def _reports(cfg: CfgNode, job: Job, start: int, checkpoint: Path, progress: Bar) -> list[HookBase]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as rle_tools
 
 from eval_detection.config import DetectConfig
 from eval_detection.evaluate import open_data, run
@@ -123,13 +124,59 @@ def test_what_a_run_leaves(coco_run, voc_run) -> None:
         assert all(torch.equal(v, saved[k]) for k, v in state.items() if k in saved)
 
 
-def test_the_same_seed_trains_the_same_and_another_does_not(coco_run, tmp_path: Path) -> None:
-    config, _, _ = coco_run
-    losses = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run(replace(config, out=str(tmp_path / name), seed=seed, max_iter=20, steps=[]))
-        losses.append(lines(tmp_path / name))
-    assert losses[0] == losses[1] != losses[2]
+def test_voc_numbers_are_detectron2s_own(
+    scenes: Path, backbone_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of detections that its evaluator's rounding (scores to 0.001, corners to 0.1) leaves as they are."""
+    import eval_detection.evaluate
+    from eval_detection.detectron2_engine.evaluators import find
+
+    class Made(torch.nn.Module):
+        """Finds the truth, a little beside it, and things that are not there."""
+
+        def __init__(self, samples) -> None:
+            super().__init__()
+            self.samples = {s.id: s for s in samples}
+            self.rng = np.random.default_rng(0)
+            self.scores = iter(self.rng.permutation(999) + 1)
+
+        def forward(self, images):
+            from detectron2.structures import Boxes, Instances
+
+            sample = self.samples[images[0]["image_id"]]
+            boxes = np.concatenate((sample.boxes, sample.boxes[:1] + 7))
+            boxes = np.round(2 * (boxes + self.rng.normal(0, 0.7, boxes.shape))) / 2
+            found = Instances((sample.height, sample.width))
+            found.pred_boxes = Boxes(torch.from_numpy(boxes).float())
+            found.scores = torch.tensor([next(self.scores) / 1000 for _ in boxes])
+            found.pred_classes = torch.from_numpy(np.append(sample.labels, 0))
+            return [{"instances": found}]
+
+    def detect(backbone, data, config, job):
+        from eval_detection.detectron2_engine.engine import configuration
+
+        cfg = configuration(backbone.meta, data, config, job)
+        return find(Made(data.test), data, config, cfg, job)
+
+    monkeypatch.setattr(eval_detection.evaluate, "detect", detect)
+    record = run(config_of(scenes, backbone_file, tmp_path))[0]
+    theirs = json.loads((job_folder(tmp_path) / "detectron2.json").read_text())
+    assert list(theirs) == ["box_AP", "box_AP50", "box_AP75"]
+    for name, value in theirs.items():
+        assert 5 < value < 95
+        assert record.metric(name, rule="11-point") == pytest.approx(value, abs=0.01)
+
+
+def test_the_seed_decides(coco_run, tmp_path: Path) -> None:
+    from eval_detection.detectron2_engine.engine import detect
+
+    config = replace(coco_run[0], **SHORT)
+    data, backbone = open_data(config), load_backbone(config.backbone)
+    one, same, other = (
+        detect(backbone, data, config, job_in(tmp_path / name, seed=seed))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert one == same != other
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(
@@ -336,3 +383,44 @@ def test_annotations_that_detectron2_cannot_read_cost_its_numbers_only(
     run(config_of(tmp_path, backbone_file, tmp_path / "out", **SHORT))
     assert json.loads((job_folder(tmp_path / "out") / "detectron2.json").read_text()) == {}
     assert "VOC evaluator cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"network": "fpn", "anchor_sizes": [8, 16, 32, 64, 128], "pooler_resolution": 7}],
+    ids=["c4", "fpn"],
+)
+def test_both_engines_find_the_same(
+    changes, scenes: Path, backbone_file: Path, tmp_path: Path
+) -> None:
+    """From the image files to the results, with a detector that the torchvision engine has trained."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling import build_model
+
+    from eval_detection.detectron2_engine.engine import configuration
+    from eval_detection.detectron2_engine.evaluators import find
+
+    changes = {**COCO, "engine": "torchvision", "detections_per_image": 100, **changes}
+    config = config_of(scenes / "coco", backbone_file, tmp_path, **changes)
+    run(config)
+    folder = job_folder(tmp_path)
+    ours = json.loads((folder / "predictions.json").read_text())
+    data, job = open_data(config), job_in(tmp_path / "other")
+    cfg = configuration(load_backbone(str(backbone_file)).meta, data, config, job)
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(str(folder / "detector.pth"))
+    saved = torch.load(folder / "detector.pth", weights_only=True)["model"]
+    assert {k for k in model.state_dict() if "pixel_" not in k} == set(saved)
+    theirs = find(model, data, config, cfg, job)
+    sure = [row for row in ours if row["score"] > config.score_threshold + 1e-3]
+    assert len(sure) > 20
+    for rows, others in ((sure, theirs), ([r for r in theirs if r["score"] > 0.051], ours)):
+        for row in rows:
+            alike = [o for o in others if all(o[k] == row[k] for k in ("image_id", "category_id"))]
+            boxes = [[o["bbox"] for o in part] for part in (alike, [row])]
+            overlap = rle_tools.iou(*(np.array(b) for b in boxes), [False])[:, 0]
+            best = int(overlap.argmax())
+            assert overlap[best] > 0.999
+            assert alike[best]["score"] == pytest.approx(row["score"], abs=1e-3)
+            mask = rle_tools.iou([alike[best]["segmentation"]], [row["segmentation"]], [False])
+            assert mask > 0.95 or rle_tools.area(row["segmentation"]) < 4

@@ -1,5 +1,8 @@
 """Detection data in COCO's layout: ``{split}/*.jpg`` and ``annotations/instances_{split}.json``."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +49,24 @@ def open_coco(config: DetectConfig) -> DetectionData:
         existing(root / "annotations" / f"instances_{name}.json", "COCO annotations", hint=hint)
         for name in (split, config.test_set)
     ]
-    problems = Problems(config.skip_bad)
+    with _collector_paused():
+        return _open(root, config, paths)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Python looks for circles among all objects again and again, and here are millions, and none."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _open(root: Path, config: DetectConfig, paths: list[Path]) -> DetectionData:
+    split, problems = config.train_sets[0], Problems(config.skip_bad)
     kinds: Kinds = {**_THING, "segmentation": (list, dict)} if config.mask else _THING
     train = _read(root / split, paths[0], kinds, problems)
     test = _read(root / config.test_set, paths[1], kinds | _TESTED, problems)

@@ -15,6 +15,7 @@ from siambench.errors import UserError, first_line
 from siambench.files import digest_of
 from siambench.record import DatasetInfo
 
+_BLOCK = 1024  # files per task of a thread
 _ORIENTATION = 0x0112  # EXIF tag; values from 5 on swap width and height
 
 
@@ -103,10 +104,13 @@ def check_pictures(
     found, facts = inspect_images([s.path for s in samples], problems.skip_bad)
     found = [text.partition("; replace it")[0] for text in found]
     known = [i for i, s in enumerate(samples) if s.height and not found[i]]
+
+    def compare(start: int) -> None:
+        for index in known[start : start + _BLOCK]:
+            found[index] = _differing_size(samples[index])
+
     with ThreadPoolExecutor(8) as pool:
-        texts = pool.map(_differing_size, (samples[i] for i in known), chunksize=64)
-        for index, text in zip(known, texts, strict=True):
-            found[index] = text
+        list(pool.map(compare, range(0, len(known), _BLOCK)))
     for sample, text in zip(samples, found, strict=True):
         if text:
             problems.image(f"image {sample.id}", text.removeprefix("image "))

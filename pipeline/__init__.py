@@ -16,4 +16,10 @@ VERBS = {
         config="siambench.data.digit_scenes:DigitScenesConfig",
         run="siambench.data.digit_scenes:make",
     ),
+    "data check": Verb(
+        name="data check",
+        help="Check a data set as an evaluation would, and compare its counts with the official ones",
+        config="pipeline.check:CheckConfig",
+        run="pipeline.check:check",
+    ),
 }

@@ -161,6 +161,8 @@ def _read(folder: Path, path: Path, kinds: Kinds, problems: Problems) -> _Split:
     bounds = np.searchsorted(table[order, 0], np.arange(len(images) + 1)).tolist()
     samples = []
     for row, (number, (name, height, width)) in enumerate(images.items()):
+        if not name:  # refused by now
+            continue
         mine = order[bounds[row] : bounds[row + 1]]
         kept = [masks[index] for index in mine.tolist()] if masks else []
         samples.append(
@@ -191,27 +193,37 @@ def _categories(entries: list[Any], path: Path, problems: Problems) -> dict[int,
 
 
 def _images(entries: list[Any], path: Path, problems: Problems) -> dict[int, tuple[str, int, int]]:
-    """Image id to file name, height and width, by rising id; both 0 where they make no sense."""
+    """Image id to file name, height and width, by rising id; sizes are 0 where they make no sense."""
     found: dict[int, tuple[str, int, int]] = {}
     for place, entry in enumerate(entries):
         where = f"{path}, image {named(entry, place)}"
-        if what := lacks(entry, _IMAGE):
+        what = lacks(entry, _IMAGE)
+        if not what and not _is_inside(entry["file_name"]):
+            what = f"file_name {entry['file_name']!r} is not inside the image folder"
+        if what:
             problems.file(where, what)
+        number = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(number, int):
             continue
-        number, name = entry["id"], entry["file_name"]
         if number in found:
             problems.file(str(path), f"image id {number} is used twice")
-        if name.startswith("/") or "\0" in name or ".." in name.split("/"):
-            problems.file(where, f"file_name {name!r} is not inside {path.stem}'s folder")
+        found[number] = ("", 0, 0)
+        if what:
             continue
         if what := lacks(entry, _SIZE):
             problems.image(where, what)
         elif not (0 < entry["height"] < _MOST and 0 < entry["width"] < _MOST):
             what = f"height {entry['height']} and width {entry['width']} make no image"
             problems.image(where, what)
-        size = (0, 0) if what else (entry["height"], entry["width"])
-        found[number] = (name, *size)
+        found[number] = (
+            entry["file_name"],
+            *((0, 0) if what else (entry["height"], entry["width"])),
+        )
     return dict(sorted(found.items()))
+
+
+def _is_inside(name: str) -> bool:
+    return bool(name) and not (name.startswith("/") or "\0" in name or ".." in name.split("/"))
 
 
 def _is_known_flat(thing: dict[str, Any]) -> bool:

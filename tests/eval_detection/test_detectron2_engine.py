@@ -1,74 +1,22 @@
 """Runs with the real detectron2, where it is installed: `pytest -m detectron2`."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2_runs import COCO, SHORT, config_of, job_folder, job_in, lines
 from pycocotools import mask as rle_tools
 
-from eval_detection.config import DetectConfig
 from eval_detection.evaluate import open_data, run
 from siambench.checkpoints.source import load_backbone
 from siambench.distributed import World
 from siambench.errors import UserError
-from siambench.evaluation import Job
 
 pytestmark = pytest.mark.detectron2
-TINY = {
-    "engine": "detectron2",
-    "train_sets": ["2007/trainval"],
-    "batch_size": 4,
-    "reference_batch": 4,
-    "lr": 0.05,
-    "max_iter": 60,
-    "steps": [50],
-    "warmup_iters": 5,
-    "min_size_train": [56, 64],
-    "min_size_test": 64,
-    "anchor_sizes": [16, 32],
-    "rpn_batch_per_image": 64,
-    "rpn_pre_nms_train": 200,
-    "rpn_post_nms_train": 60,
-    "rpn_pre_nms_test": 100,
-    "rpn_post_nms_test": 20,
-    "rois_per_image": 16,
-    "pooler_resolution": 4,
-    "precise_bn_iters": 5,
-    "detections_per_image": 10,
-    "workers": 0,
-    "device": "cpu",
-}
-COCO = {"format": "coco", "mask": True, "train_sets": ["train2017"], "test_set": "val2017"}
-SHORT = {"max_iter": 4, "steps": [3], "precise_bn_iters": 1}
-
-
-def config_of(data: Path, backbone: Path, out: Path, **changes) -> DetectConfig:
-    return DetectConfig(backbone=str(backbone), data=str(data), out=str(out), **TINY | changes)
-
-
-def job_folder(out: Path) -> Path:
-    (folder,) = (out / "jobs").glob("detect-*")
-    return folder
-
-
-def lines(out: Path) -> list[dict]:
-    text = (job_folder(out) / "curve.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in text]
-
-
-def job_in(folder: Path, **changes) -> Job:
-    job = Job(
-        seed=3, trial=0, device=torch.device("cpu"), workers=0, folder=folder, key="", title=""
-    )
-    return replace(job, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -327,68 +275,6 @@ def test_bitmap_masks_are_read_as_polygons_are(scenes: Path, backbone_file: Path
     found = mapper(record(mixed))["instances"]
     np.testing.assert_array_equal(found.gt_masks.tensor.numpy(), np.stack(filled).astype(bool))
     np.testing.assert_allclose(found.gt_boxes.tensor.numpy(), sample.boxes, atol=1e-4)
-
-
-def in_process(config: DetectConfig, rank: int, port: int, log: str) -> None:
-    """One of two processes as torchrun starts them."""
-    world = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ.update(world, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    with open(log, "w", encoding="utf-8") as sys.stderr:
-        try:
-            run(config)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-
-
-def two_processes(config: DetectConfig, folder: Path) -> tuple[list[int | None], list[str]]:
-    """Exit codes and standard errors of the two processes of one run."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eval_detection.detectron2_engine.engine"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    logs = [folder / f"{rank}.log" for rank in range(2)]
-    processes = [
-        context.Process(target=in_process, args=(config, rank, port, str(logs[rank])))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes], [log.read_text() for log in logs]
-
-
-def test_two_processes_share_a_batch_and_the_test_images(
-    scenes: Path, backbone_file: Path, tmp_path: Path
-) -> None:
-    """On CPUs, without a change to detectron2: its own synchronised batch norm, plain gloo."""
-    changes = {**COCO, "max_iter": 20, "steps": [], "score_threshold": 0.0}
-    config = config_of(scenes / "coco", backbone_file, tmp_path, **changes)
-    codes, errors = two_processes(config, tmp_path)
-    assert codes == [0, 0], errors
-    assert "iterations: 20/20" in errors[0]
-    assert "iterations" not in errors[1]
-    found = json.loads((job_folder(tmp_path) / "predictions.json").read_text())
-    data = open_data(config)
-    images = list(dict.fromkeys(row["image_id"] for row in found))
-    assert images == [s.id for s in data.test]  # each by one process, in the data set's order
-    (path,) = (tmp_path / "records").glob("*.json")
-    metrics = {m["name"]: m["value"] for m in json.loads(path.read_text())["metrics"]}
-    for name, value in json.loads((job_folder(tmp_path) / "detectron2.json").read_text()).items():
-        assert metrics[name] == pytest.approx(value, abs=0.01)
-
-
-def test_two_processes_stop_together(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
-    """When the loss is not finite: the first says so, the other is silent."""
-    config = config_of(scenes, backbone_file, tmp_path, lr=1e30)
-    codes, errors = two_processes(config, tmp_path)
-    assert codes == [2, 2]
-    assert "error: detect: " in errors[0]
-    assert "Lower lr" in errors[0]
-    assert "rror" not in errors[1]
 
 
 def test_annotations_that_detectron2_cannot_read_cost_its_numbers_only(

@@ -210,11 +210,7 @@ def sync_batchnorm(model: nn.Module, world: World) -> nn.Module:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all processes, of any sizes, on any device and backend.
-
-    Sum and number of values, then the sum of squares about the mean (two passes do not cancel), each
-    summed over the processes by a differentiable all-reduce.
-    """
+    """Batch norm over the batches of all processes, of any sizes, on any device and backend."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -225,16 +221,9 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):
             x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-            over = [axis for axis in range(x.dim()) if axis != 1]
-            shape = [1, -1] + [1] * (x.dim() - 2)
-            count = x.new_full((1,), x.numel() / x.shape[1])
-            summed = _AllReduce.apply(torch.cat((x.sum(over), count)))
-            count = summed[-1].detach()
-            mean = summed[:-1] / count
-            centred = x - mean.view(shape)
-            var = _AllReduce.apply(centred.square().sum(over)) / count
-            out = centred * torch.rsqrt(var + self.eps).view(shape)
+            out, mean, var, count = _Standardise.apply(x, self.eps)
             if self.weight is not None:
+                shape = [1, -1] + [1] * (x.dim() - 2)
                 out = out * self.weight.view(shape) + self.bias.view(shape)
         if self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
@@ -242,19 +231,48 @@ class SyncBatchNorm(_BatchNorm):
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+                self.running_var.lerp_(var * (count / (count - 1)).to(var), self.momentum)
         return out.to(input.dtype)
 
 
-class _AllReduce(torch.autograd.Function):
-    """The sum over processes; its gradient is the sum of theirs."""
+class _Standardise(torch.autograd.Function):
+    """Values less their mean, over their standard deviation, both over all processes.
+
+    Sum and number of values, then the sum of squares about the mean (two passes do not cancel), in
+    double precision: the processes' sums are those of one, but for the last digit.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From (N, C, …): the same shape, mean (C,), variance (C,), number of values of a channel (1,)."""
+        over = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        sums = x.sum(over, dtype=torch.float64)
+        count = sums.new_full((1,), x.numel() / x.shape[1])
+        sums, count = _summed(torch.cat((sums, count))).split((x.shape[1], 1))
+        mean = (sums / count).to(x)
+        out = x - mean.view(shape)
+        var = _summed(out.square().sum(over, dtype=torch.float64)) / count
+        inverse = torch.rsqrt(var + eps).to(x).view(shape)
+        out *= inverse
+        ctx.over, ctx.shape = over, shape
+        ctx.save_for_backward(out, inverse, count)
+        var = var.to(x)
+        ctx.mark_non_differentiable(mean, var, count)
+        return out, mean, var, count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _AllReduce.forward(ctx, gradients[0].contiguous())
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the sum of all processes' losses (Ioffe and Szegedy 2015, section 3)."""
+        gradient = gradients[0]
+        out, inverse, count = ctx.saved_tensors
+        sums = [g.sum(ctx.over, dtype=torch.float64) for g in (gradient, gradient * out)]
+        of_mean, of_size = (_summed(torch.stack(sums)) / count).to(gradient)
+        gradient = gradient - of_mean.view(ctx.shape) - out * of_size.view(ctx.shape)
+        return gradient * inverse, None
+
+
+def _summed(values: Tensor) -> Tensor:
+    """The sum of ``values`` over the processes, in place."""
+    dist.all_reduce(values)
+    return values

@@ -16,5 +16,11 @@ def detect(backbone: Backbone, data: DetectionData, config: DetectConfig, job: J
 
     Raises:
         Diverged: a loss is not finite.
+        UserError: the batch cannot be shared by the processes.
     """
+    if config.batch_size % job.world.size:
+        raise job.world.problem(
+            f"batch_size {config.batch_size} cannot be shared by {job.world.size} processes; choose "
+            "a multiple"
+        )
     return predict(train(backbone, data, config, job), data, config, job, backbone.meta)

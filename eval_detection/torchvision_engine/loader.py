@@ -1,6 +1,7 @@
 """Training batches and test images: resized, mirrored, and decided by (seed, draw) alone."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,10 +13,63 @@ from eval_detection.config import DetectConfig
 from eval_detection.masks import Mask
 from eval_detection.samples import Sample
 from eval_detection.torchvision_engine.rpn import Target
-from siambench.data.images import decode
+from siambench.data.images import decode_array
 
 Draw = tuple[int, int]  # index of a sample, and the how-manieth draw of the run it is
-Example = tuple[Tensor, Target]
+Size = tuple[int, int]  # height and width in px
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one batch, or of one process's part of it, as a loader process hands them over.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8, an image at the left and upper edge of its row.
+        sizes: of each image without what is right of it and below.
+        objects: number in each image.
+        boxes: (sum of ``objects``, 4) float32, px of the resized images.
+        labels: (sum of ``objects``,) int64.
+        masks: of each image.
+    """
+
+    pixels: Tensor
+    sizes: list[Size]
+    objects: list[int]
+    boxes: Tensor
+    labels: Tensor
+    masks: list[list[Mask]]
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU can copy from by itself; DataLoader calls it."""
+        tensors = {name: getattr(self, name).pin_memory() for name in ("pixels", "boxes", "labels")}
+        return replace(self, **tensors)
+
+    def targets(self, device: torch.device) -> list[Target]:
+        """What is in each image, on ``device``; the host does not wait for the copies."""
+        boxes = self.boxes.to(device, non_blocking=True).split(self.objects)
+        labels = self.labels.to(device, non_blocking=True).split(self.objects)
+        return [Target(*parts) for parts in zip(boxes, labels, self.masks, strict=True)]
+
+
+class Normalise:
+    """Pixels of :class:`Batch` to a network's input, computed on ``device``.
+
+    Args:
+        mean, std: of the backbone's images in [0, 1], per channel.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.offset = torch.tensor(mean, device=device) * 255
+        self.scale = torch.tensor(std, device=device) * 255
+
+    def __call__(self, pixels: Tensor, sizes: Sequence[Size]) -> Tensor:
+        """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in channels_last, 0 outside of ``sizes``."""
+        images = pixels.to(self.offset.device, non_blocking=True).float()
+        images = images.sub_(self.offset).div_(self.scale)
+        for image, (height, width) in zip(images, sizes, strict=True):
+            image[height:].zero_()
+            image[:height, width:].zero_()
+        return images.permute(0, 3, 1, 2)
 
 
 def draws(samples: Sequence[Sample], batch_size: int, seed: int) -> Iterator[list[Draw]]:
@@ -38,96 +92,114 @@ def draws(samples: Sequence[Sample], batch_size: int, seed: int) -> Iterator[lis
         epoch += 1
 
 
-def resized_shape(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
+def resized_shape(height: int, width: int, shorter: int, longest: int) -> Size:
     """Height and width with the shorter side at ``shorter``, unless the longer passes ``longest``."""
     scale = shorter / min(height, width)
     scale = min(scale, longest / max(height, width))
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
-class TrainImages(Dataset[Example]):
-    """Indexed by a :data:`Draw`: a uint8 image (3, H, W) and its target, resized and mirrored."""
+def padded_shape(sizes: Sequence[Size], divisible: int) -> Size:
+    """Height and width of a batch that holds images of ``sizes``."""
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    return -(-height // divisible) * divisible, -(-width // divisible) * divisible
+
+
+class TrainImages(Dataset[tuple[Image.Image, Target]]):
+    """Indexed by a :data:`Draw`: an image and what is in it, resized and mirrored."""
 
     def __init__(self, samples: Sequence[Sample], config: DetectConfig, seed: int) -> None:
         self.samples, self.config, self.seed = samples, config, seed
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> Example:
+    def augmentation(self, draw: Draw) -> tuple[Size, bool]:
+        """What becomes of a draw, known without its image: its size, and whether it is mirrored."""
         index, count = draw
         sample, config = self.samples[index], self.config
         rng = np.random.default_rng((self.seed, 1, count))
         shorter = config.min_size_train[rng.integers(len(config.min_size_train))]
-        mirror = config.flip and rng.random() < 0.5
-        height, width = resized_shape(sample.height, sample.width, shorter, config.max_size_train)
-        image = _resize(decode(sample.path), height, width)
+        mirror = bool(config.flip and rng.random() < 0.5)
+        size = resized_shape(sample.height, sample.width, shorter, config.max_size_train)
+        return size, mirror
+
+    def __getitem__(self, draw: Draw) -> tuple[Image.Image, Target]:
+        sample = self.samples[draw[0]]
+        (height, width), mirror = self.augmentation(draw)
+        image = _resized(sample, height, width)
         scale = np.asarray([width / sample.width, height / sample.height])
         boxes = sample.boxes * np.tile(scale, 2)
         masks = [_resize_mask(m, scale, height, width) for m in sample.masks]
         if mirror:
-            image = image[:, ::-1]
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             boxes = np.stack(
                 (width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1
             )
             masks = [_mirror_mask(m, width) for m in masks]
-        target = Target(torch.from_numpy(boxes).float(), torch.from_numpy(sample.labels), masks)
-        return _to_tensor(image), target
-
-
-class EvalImages(Dataset[Tensor]):
-    """uint8 images (3, H, W) of the test set, resized."""
-
-    def __init__(self, samples: Sequence[Sample], config: DetectConfig) -> None:
-        self.samples, self.config = samples, config
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return _to_tensor(_resize(decode(self.samples[index].path), *self._shape(index)))
-
-    def batches(self, most: int) -> list[list[int]]:
-        """Indices in groups of at most ``most`` whose images have one size."""
-        by_shape: dict[tuple[int, int], list[int]] = {}
-        for index in range(len(self)):
-            by_shape.setdefault(self._shape(index), []).append(index)
-        return [
-            group[i : i + most] for group in by_shape.values() for i in range(0, len(group), most)
-        ]
-
-    def _shape(self, index: int) -> tuple[int, int]:
-        sample, config = self.samples[index], self.config
-        return resized_shape(
-            sample.height, sample.width, config.min_size_test, config.max_size_test
+        return image, Target(
+            torch.from_numpy(boxes).float(), torch.from_numpy(sample.labels), masks
         )
 
 
-def to_batch(
-    images: Sequence[Tensor], mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Normalise uint8 images and pad them with zeros, right and below, to the largest of them.
+class TrainBatches(Dataset[Batch]):
+    """Indexed by the draws of a whole batch: one process's part, padded to the size of the whole.
 
-    Returns:
-        (N, 3, H, W) float32 in channels_last, and height and width of each image.
+    Args:
+        images: of the training set.
+        divisible: height and width of a batch are multiples of it.
+        rank, size: the part: of ``size`` equal ones, the one number ``rank``.
     """
-    sizes = [(image.shape[1], image.shape[2]) for image in images]
-    height, width = (max(side) for side in zip(*sizes, strict=True))
-    batch = torch.zeros(len(images), 3, height, width, device=device)
-    batch = batch.to(memory_format=torch.channels_last)
-    offset = torch.tensor(mean, device=device).view(3, 1, 1) * 255
-    scale = torch.tensor(std, device=device).view(3, 1, 1) * 255
-    for row, image, (h, w) in zip(batch, images, sizes, strict=True):
-        row[:, :h, :w] = (image.to(device, non_blocking=True).float() - offset) / scale
-    return batch, sizes
+
+    def __init__(self, images: TrainImages, divisible: int, rank: int = 0, size: int = 1) -> None:
+        self.images, self.divisible, self.rank, self.size = images, divisible, rank, size
+
+    def __getitem__(self, whole: list[Draw]) -> Batch:
+        sizes = [self.images.augmentation(draw)[0] for draw in whole]
+        part = len(whole) // self.size
+        mine = slice(self.rank * part, (self.rank + 1) * part)
+        images, targets = zip(*(self.images[draw] for draw in whole[mine]), strict=True)
+        return Batch(
+            pixels=_together(images, *padded_shape(sizes, self.divisible)),
+            sizes=sizes[mine],
+            objects=[len(t.boxes) for t in targets],
+            boxes=torch.cat([t.boxes for t in targets]),
+            labels=torch.cat([t.labels for t in targets]),
+            masks=[t.masks for t in targets],
+        )
 
 
-def _resize(image: Image.Image, height: int, width: int) -> np.ndarray:
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+class EvalBatches(Dataset[Tensor]):
+    """Indexed by numbers of test images that share a size: (N, H, W, 3) uint8, resized and padded."""
+
+    def __init__(self, samples: Sequence[Sample], config: DetectConfig, divisible: int) -> None:
+        self.samples, self.divisible = samples, divisible
+        sizes = config.min_size_test, config.max_size_test
+        self.sizes = [resized_shape(s.height, s.width, *sizes) for s in samples]
+
+    def __getitem__(self, numbers: list[int]) -> Tensor:
+        size = self.sizes[numbers[0]]
+        images = [_resized(self.samples[number], *size) for number in numbers]
+        return _together(images, *padded_shape([size], self.divisible))
+
+    def groups(self, most: int) -> list[list[int]]:
+        """All numbers, in groups of at most ``most`` whose images have one size."""
+        by_size: dict[Size, list[int]] = {}
+        for number, size in enumerate(self.sizes):
+            by_size.setdefault(size, []).append(number)
+        return [
+            group[i : i + most] for group in by_size.values() for i in range(0, len(group), most)
+        ]
 
 
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+def _resized(sample: Sample, height: int, width: int) -> Image.Image:
+    """By Pillow's bilinear filter, as detectron2 does: no other library's is equal to the bit."""
+    image = Image.fromarray(decode_array(sample.path))
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _together(images: Sequence[Image.Image], height: int, width: int) -> Tensor:
+    pixels = np.zeros((len(images), height, width, 3), np.uint8)
+    for row, image in zip(pixels, images, strict=True):
+        row[: image.height, : image.width] = np.asarray(image)
+    return torch.from_numpy(pixels)
 
 
 def _resize_mask(mask: Mask, scale: np.ndarray, height: int, width: int) -> Mask:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @torch.no_grad()
@@ -11,13 +12,18 @@ def precise_bn(model: nn.Module, forwards: Iterable[Callable[[], object]]) -> No
     """Replace running statistics by those of many training batches (Wu and Johnson 2021, section 3).
 
     Every batch counts alike: the mean is the mean of the batches' means, the variance that of all
-    their values together.
+    their values together. Under several processes each runs its part of the batches, and the
+    statistics are those that the synchronised batch norms take over all of them. Frozen batch norms
+    (torchvision's FrozenBatchNorm2d) keep theirs.
 
     Args:
         model: in training mode.
-        forwards: functions that each run the model on one batch; at least one.
+        forwards: functions that each run the model on one batch; at least one, none is run if the
+            model has no batch norm.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = batch_norms(model)
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     means = [torch.zeros_like(_statistics(norm)[0]) for norm in norms]
     squares = [torch.zeros_like(_statistics(norm)[1]) for norm in norms]
@@ -38,7 +44,12 @@ def precise_bn(model: nn.Module, forwards: Iterable[Callable[[], object]]) -> No
         running_variance.copy_(square / count - (mean / count) ** 2)
 
 
-def _statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that are trained: plain ones and those over several processes."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm)]
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return norm.running_mean, norm.running_var

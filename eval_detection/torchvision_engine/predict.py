@@ -11,7 +11,7 @@ from eval_detection.results import Result
 from eval_detection.samples import DetectionData, Sample
 from eval_detection.torchvision_engine.boxes import clip, nonempty
 from eval_detection.torchvision_engine.c4 import C4, Detections
-from eval_detection.torchvision_engine.loader import EvalImages, to_batch
+from eval_detection.torchvision_engine.loader import EvalBatches, Normalise
 from siambench.backbone import BackboneMeta
 from siambench.evaluation import Job
 from siambench.progress import bar
@@ -23,24 +23,37 @@ _MOST_TEST_IMAGES = 16  # in a batch; how many does not change what is found
 def predict(
     model: C4, data: DetectionData, config: DetectConfig, job: Job, meta: BackboneMeta
 ) -> list[Result]:
-    """Detections in every test image, in px of the original.
+    """Detections in every test image, in px of the original; under several processes in the first.
 
-    Only images of one size share a batch: without padding, a batch finds what single images do.
+    Only images of one size share a batch: without other padding than the network's own, a batch
+    finds what single images do. The processes take the batches in turn.
     """
-    images = EvalImages(data.test, config)
-    # Without gradients twice the proposals of a training batch fit where that one did.
-    fitting = 2 * config.batch_size * config.rois_per_image // max(config.rpn_post_nms_test, 1)
-    batches = images.batches(min(max(fitting, 1), _MOST_TEST_IMAGES))
-    loader = DataLoader(images, batch_sampler=batches, num_workers=job.workers, collate_fn=list)
+    world = job.world
+    # A training batch fits, so without gradients does twice its images, and twice its proposals.
+    fitting = 2 * config.batch_size // world.size
+    fitting = min(fitting, fitting * config.rois_per_image // config.rpn_post_nms_test)
+    images = EvalBatches(data.test, config, model.divisible)
+    groups = images.groups(min(max(fitting, 1), _MOST_TEST_IMAGES))
+    loader = DataLoader(
+        images,
+        batch_size=None,  # the dataset makes batches
+        sampler=groups[world.rank :: world.size],
+        num_workers=job.workers,
+        pin_memory=job.device.type == "cuda",
+    )
+    normalise = Normalise(meta.mean, meta.std, job.device)
     results: dict[int, list[Result]] = {}
     with bar(f"{job.title}: test images", len(data.test)) as progress:
-        for indices, tensors in zip(batches, loader, strict=True):
-            batch, sizes = to_batch(tensors, meta.mean, meta.std, job.device)
-            for index, found in zip(indices, model.detect(batch, sizes), strict=True):
-                sample = data.test[index]
-                results[index] = _as_results(found, sizes[0], sample, data.category_ids)
-            progress.advance(len(indices))
-    return [row for index in sorted(results) for row in results[index]]
+        for turn, pixels in enumerate(loader):
+            together = groups[turn * world.size : (turn + 1) * world.size]
+            numbers = together[world.rank]
+            sizes = [images.sizes[number] for number in numbers]
+            detected = model.detect(normalise(pixels, sizes), sizes)
+            for number, size, found in zip(numbers, sizes, detected, strict=True):
+                results[number] = _as_results(found, size, data.test[number], data.category_ids)
+            progress.advance(sum(map(len, together)))
+    everything = {n: rows for part in world.collect(results) for n, rows in part.items()}
+    return [row for number in sorted(everything) for row in everything[number]]
 
 
 def _as_results(

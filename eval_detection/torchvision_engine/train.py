@@ -1,79 +1,94 @@
 """Fine-tuning: SGD with warm-up and steps, checkpoints, and batch norm statistics made precise."""
 
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from eval_detection.config import DetectConfig, Schedule
-from eval_detection.results import Diverged
+from eval_detection.curve import EVERY, Curve
 from eval_detection.samples import DetectionData
 from eval_detection.torchvision_engine.c4 import C4
-from eval_detection.torchvision_engine.loader import Example, TrainImages, draws, to_batch
+from eval_detection.torchvision_engine.loader import (
+    Batch,
+    Normalise,
+    TrainBatches,
+    TrainImages,
+    draws,
+)
 from eval_detection.torchvision_engine.network import build_detector
-from eval_detection.torchvision_engine.precise_bn import precise_bn
-from eval_detection.torchvision_engine.rpn import Target
+from eval_detection.torchvision_engine.precise_bn import batch_norms, precise_bn
+from eval_detection.torchvision_engine.watch import Watch
 from siambench.backbone import Backbone
+from siambench.distributed import sync_batchnorm
 from siambench.errors import first_line
 from siambench.evaluation import Job
-from siambench.files import atomic_path, write_text
+from siambench.files import atomic_path
 from siambench.progress import bar, say
 from siambench.resnet import build_resnet
 
 _WARMUP_FACTOR = 1e-3  # detectron2, SOLVER.WARMUP_FACTOR
 _GAMMA = 0.1  # SOLVER.GAMMA
-_CURVE_EVERY = 20  # iterations between lines of curve.jsonl
 
 
 def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Job) -> C4:
     """Train a detector from ``backbone``, or go on from the checkpoint in ``job.folder``.
 
     The batches, the augmentation and the sampling of anchors and proposals depend on the seed and
-    the iteration only, so that a run that was killed ends, on a CPU, as one that was not.
+    the iteration only, so that a run that was killed ends, on a CPU, as one that was not; and one
+    in several processes, each with its part of every batch, as one in a single process, but for
+    rounding. The host waits for a GPU's losses every few iterations only.
 
     Returns:
         The detector in evaluation mode, its batch norm statistics made precise.
 
     Raises:
-        Diverged: a loss is not finite.
+        Diverged: a loss or weight is not finite; in every process.
     """
-    checkpoint = job.folder / "checkpoint.pth"
-    model, optimizer = _untrained(backbone, len(data.classes), config, job)
-    start = _resume(checkpoint, model, optimizer)
-    if start is None:  # a damaged checkpoint may have filled a part of them
-        model, optimizer = _untrained(backbone, len(data.classes), config, job)
-        start = 0
+    checkpoint, first = job.folder / "checkpoint.pth", job.world.rank == 0
     schedule = config.schedule()
-    curve = _Curve(job.folder / "curve.jsonl", start)
-    total = schedule.max_iter + config.precise_bn_iters
-    batches = enumerate(_batches(data, config, job, start, total), start)
-    with bar(f"{job.title}: iterations", schedule.max_iter, start) as progress:
-        for iteration, examples in islice(batches, schedule.max_iter - start):
+    last, total = schedule.max_iter, schedule.max_iter + config.precise_bn_iters
+    model, optimizer, start = _begin(backbone, len(data.classes), config, job, checkpoint)
+    if start == total:  # killed in the test
+        return model.eval()
+    parallel = job.world.parallel(model, static=False)
+    losses_of = _losses_of(backbone, config, job)
+    batches = enumerate(_batches(data, config, job, model.divisible, start, total), start)
+    watch = Watch(job.world, job.device, schedule)
+    curve = Curve(job.folder / "curve.jsonl", start) if first else None
+    with bar(f"{job.title}: iterations", last, start) as progress:
+        for iteration, batch in islice(batches, last - start):
+            rate = learning_rate(schedule, iteration)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(schedule, iteration)
-            losses = _losses(model, examples, backbone, config, job, iteration)
-            loss = _checked_sum(losses, iteration, schedule)
+                group["lr"] = rate
+            losses = losses_of(parallel, batch, iteration)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
+            watch.add(losses)
             done = iteration + 1
-            curve.add(done, learning_rate(schedule, iteration), losses)
-            progress.advance(loss=loss.item())
-            if done % config.checkpoint_every == 0 or done == schedule.max_iter:
-                _save(checkpoint, model, optimizer, done)
+            keep = done % config.checkpoint_every == 0 or done == last
+            seen = {}
+            if keep or done % EVERY == 0:
+                values = watch.look(done)
+                seen = {"loss": sum(values.values())}
+                if curve:
+                    curve.add(done, rate, values)
+            progress.advance(**seen)
+            if keep:
+                watch.check(model, done)
+                if first:
+                    _save(checkpoint, model, optimizer, done)
     if config.precise_bn_iters:
-        precise_bn(
-            model,
-            (
-                lambda i=iteration, e=examples: _losses(model, e, backbone, config, job, i)
-                for iteration, examples in batches
-            ),
-        )
+        precise_bn(model, (lambda i=i, b=b: losses_of(model, b, i) for i, b in batches))
+        watch.check(model, last)
+        if first:
+            _save(checkpoint, model, optimizer, total)
     return model.eval()
 
 
@@ -85,6 +100,25 @@ def learning_rate(schedule: Schedule, iteration: int) -> float:
     return rate
 
 
+def _begin(
+    backbone: Backbone, classes: int, config: DetectConfig, job: Job, checkpoint: Path
+) -> tuple[C4, torch.optim.SGD, int]:
+    """Detector, optimizer and the iterations done: as in the checkpoint, else as they are at first."""
+    model, optimizer = _untrained(backbone, classes, config, job)
+    state = job.world.from_first(lambda: _read(checkpoint))
+    if state is None:
+        return model, optimizer, 0
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = int(state["iteration"])
+    except Exception as error:  # whatever a damaged file raises
+        say(f"{checkpoint} is damaged ({first_line(error)}); training starts anew")
+        return *_untrained(backbone, classes, config, job), 0  # a part of them may be filled
+    say(f"going on from iteration {min(done, config.schedule().max_iter)}")
+    return model, optimizer, done
+
+
 def _untrained(
     backbone: Backbone, classes: int, config: DetectConfig, job: Job
 ) -> tuple[C4, torch.optim.SGD]:
@@ -94,62 +128,56 @@ def _untrained(
     resnet.load_state_dict(backbone.resnet.state_dict())
     model = build_detector(resnet, classes, config)
     model = model.to(job.device, memory_format=torch.channels_last).train()
+    model.world = job.world
+    sync_batchnorm(model, job.world)
     return model, _optimizer(model, config)
 
 
-def _losses(
-    model: C4,
-    examples: list[Example],
-    backbone: Backbone,
-    config: DetectConfig,
-    job: Job,
-    iteration: int,
-) -> dict[str, Tensor]:
-    meta = backbone.meta
-    images, sizes = to_batch([image for image, _ in examples], meta.mean, meta.std, job.device)
-    targets = [
-        Target(t.boxes.to(job.device), t.labels.to(job.device), t.masks) for _, t in examples
-    ]
-    seeds = [(job.seed * 1_000_003 + iteration) * 4096 + place for place in range(len(examples))]
-    with torch.autocast(job.device.type, torch.bfloat16, enabled=config.bf16):
-        losses: dict[str, Tensor] = model(images, sizes, targets, seeds)
-    return losses
-
-
-def _checked_sum(losses: dict[str, Tensor], iteration: int, schedule: Schedule) -> Tensor:
-    loss = torch.stack(list(losses.values())).sum()
-    if not math.isfinite(loss.item()):
-        parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-        raise Diverged(
-            f"detect: the loss is not finite at iteration {iteration} ({parts}); lower lr "
-            f"({schedule.lr:g} at this batch) or lengthen warmup_iters ({schedule.warmup_iters})"
-        )
-    return loss
-
-
 def _optimizer(model: nn.Module, config: DetectConfig) -> torch.optim.SGD:
-    """SGD without weight decay on batch norms (detectron2, SOLVER.WEIGHT_DECAY_NORM 0)."""
-    norms = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
+    """SGD of what is trained, without weight decay on batch norms (SOLVER.WEIGHT_DECAY_NORM 0)."""
+    norms = [p for norm in batch_norms(model) for p in norm.parameters()]
     ids = {id(p) for p in norms}
     others = [p for p in model.parameters() if id(p) not in ids]
     groups = [
-        {"params": others, "weight_decay": config.weight_decay},
-        {"params": norms, "weight_decay": 0.0},
+        {"params": [p for p in others if p.requires_grad], "weight_decay": config.weight_decay},
+        {"params": [p for p in norms if p.requires_grad], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=config.schedule().lr, momentum=config.momentum)
+    return torch.optim.SGD(groups, config.schedule().lr, momentum=config.momentum, fused=True)
+
+
+def _losses_of(
+    backbone: Backbone, config: DetectConfig, job: Job
+) -> Callable[[nn.Module, Batch, int], dict[str, Tensor]]:
+    """The function from a network, this process's part of a batch and its iteration to the losses."""
+    normalise = Normalise(backbone.meta.mean, backbone.meta.std, job.device)
+    autocast = torch.autocast(job.device.type, torch.bfloat16) if config.bf16 else nullcontext()
+
+    def losses_of(network: nn.Module, batch: Batch, iteration: int) -> dict[str, Tensor]:
+        count = len(batch.sizes)
+        place = job.world.rank * count  # in the whole batch, of the part's first image
+        seed = (job.seed * 1_000_003 + iteration) * 4096
+        seeds = [(seed + place + i) % 2**63 for i in range(count)]
+        images = normalise(batch.pixels, batch.sizes)
+        with autocast:
+            losses: dict[str, Tensor] = network(
+                images, batch.sizes, batch.targets(job.device), seeds
+            )
+        return losses
+
+    return losses_of
 
 
 def _batches(
-    data: DetectionData, config: DetectConfig, job: Job, start: int, stop: int
-) -> Iterator[list[Example]]:
-    """Batches ``start`` to ``stop`` of the run."""
-    wanted = islice(draws(data.train, config.batch_size, job.seed), start, stop)
+    data: DetectionData, config: DetectConfig, job: Job, divisible: int, start: int, stop: int
+) -> Iterator[Batch]:
+    """This process's parts of the batches ``start`` to ``stop`` of the run."""
+    images = TrainImages(data.train, config, job.seed)
     loader = DataLoader(
-        TrainImages(data.train, config, job.seed),
-        batch_sampler=wanted,
+        TrainBatches(images, divisible, job.world.rank, job.world.size),
+        batch_size=None,  # the dataset makes batches
+        sampler=islice(draws(data.train, config.batch_size, job.seed), start, stop),
         num_workers=job.workers,
-        collate_fn=list,
-        pin_memory=False,
+        pin_memory=job.device.type == "cuda",
     )
     return iter(loader)
 
@@ -160,42 +188,12 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, done: 
         torch.save(state, temporary)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int | None:
-    """Load the checkpoint; the number of iterations done, or None when it is damaged."""
+def _read(path: Path) -> Any:
+    """A checkpoint's content; None where there is none that can be read."""
     if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = int(state["iteration"])
-    except Exception as error:  # whatever a damaged file raises
-        reason = first_line(error)
-        say(f"{path} is damaged ({reason}); training starts anew")
         return None
-    say(f"going on from iteration {done}")
-    return done
-
-
-class _Curve:
-    """Losses as JSON lines; a resumed run takes back the lines after its checkpoint."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self.path = path
-        lines = path.read_bytes().splitlines() if path.exists() and start else []
-        kept = [line.decode() for line in lines if 0 < _iteration(line) <= start]
-        write_text(path, "".join(line + "\n" for line in kept))
-
-    def add(self, done: int, lr: float, losses: dict[str, Tensor]) -> None:
-        if done % _CURVE_EVERY == 0:
-            values = {name: round(value.item(), 5) for name, value in losses.items()}
-            with open(self.path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps({"iteration": done, "lr": lr, **values}) + "\n")
-
-
-def _iteration(line: bytes) -> int:
-    """Which iteration a line of the curve is of; 0 for one that a kill or a power cut spoilt."""
     try:
-        return int(json.loads(line)["iteration"])
-    except (ValueError, TypeError, KeyError):
-        return 0
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file raises
+        say(f"{path} is damaged ({first_line(error)}); training starts anew")
+        return None

@@ -3,25 +3,14 @@
 import json
 import re
 import shutil
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from eval_detection import VERBS
 from eval_detection.config import DetectConfig
 from eval_detection.evaluate import open_data
-from eval_detection.samples import as_sample
-from eval_detection.torchvision_engine.loader import (
-    EvalImages,
-    TrainImages,
-    draws,
-    resized_shape,
-    to_batch,
-)
 from siambench.config import make_config
 from siambench.errors import UserError
 
@@ -275,87 +264,6 @@ def test_the_known_flat_boxes_of_train2017_are_let_pass(copy: Path) -> None:
     thing["bbox"] = [9.98, 18.0, 5.54, 0.0]
     path.write_text(json.dumps(content))
     assert open_data(coco(copy)).info.counts["train_boxes"] == boxes - 1
-
-
-def test_batches_depend_on_the_seed_alone_and_share_an_orientation() -> None:
-    samples = [as_sample(Path("x"), i, 60, 40 + 40 * (i % 2), [], []) for i in range(21)]
-    batches = list(islice(draws(samples, 4, seed=3), 40))
-    assert batches == list(islice(draws(samples, 4, seed=3), 40))
-    assert batches != list(islice(draws(samples, 4, seed=4), 40))
-    for batch in batches:
-        assert len({index % 2 for index, _ in batch}) == 1
-    counts = np.bincount([index for batch in batches for index, _ in batch], minlength=21)
-    assert counts.min() >= 160 // 21 - 1
-    numbers = [count for batch in batches for _, count in batch]
-    assert len(set(numbers)) == len(numbers)
-
-
-def test_resized_shape() -> None:
-    assert resized_shape(375, 500, 800, 1333) == (800, 1067)
-    assert resized_shape(300, 900, 800, 1333) == (444, 1333)
-
-
-def square_picture(tmp_path: Path):
-    """A dark picture with one bright square at (10..20, 30..38), its box and its polygon."""
-    pixels = np.zeros((60, 90, 3), np.uint8)
-    pixels[30:38, 10:20] = 255
-    path = tmp_path / "square.png"
-    Image.fromarray(pixels).save(path)
-    polygon = np.array([10.0, 30, 20, 30, 20, 38, 10, 38])
-    bitmap = np.ascontiguousarray(pixels[:, :, 0] // 255)
-    boxes = [[10.0, 30, 20, 38]] * 2
-    return as_sample(path, 1, 60, 90, boxes, [4, 4], masks=[[polygon], bitmap])
-
-
-def test_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
-    sample = square_picture(tmp_path)
-    config = voc(tmp_path, min_size_train=[120], flip=True)
-    images = TrainImages([sample], config, seed=0)
-    mirrored = set()
-    for count in range(8):
-        image, target = images[0, count]
-        assert image.shape == (3, 120, 180)
-        x0, y0, x1, y1 = (int(v) for v in target.boxes[0])
-        bright = (image[0] > 128).nonzero()
-        assert abs(int(bright[:, 1].min()) - x0) <= 1
-        assert abs(int(bright[:, 1].max()) + 1 - x1) <= 1
-        assert (y0, y1) == (60, 76)
-        polygon, bitmap = target.masks
-        assert (polygon[0][0::2].min(), polygon[0][0::2].max()) == (x0, x1)
-        assert bitmap[y0:y1, x0:x1].all()
-        assert bitmap.sum() == (x1 - x0) * (y1 - y0)
-        mirrored.add(x0 > 90)
-        again, _ = images[0, count]
-        assert torch.equal(image, again)
-    assert mirrored == {True, False}
-    straight = TrainImages([sample], voc(tmp_path, min_size_train=[120], flip=False), seed=0)
-    assert all(straight[0, count][1].boxes[0, 0] == 20 for count in range(8))
-
-
-def test_sizes_are_drawn_from_the_list(tmp_path: Path) -> None:
-    images = TrainImages([square_picture(tmp_path)], voc(tmp_path, min_size_train=[60, 80]), seed=0)
-    assert {images[0, count][0].shape[1] for count in range(12)} == {60, 80}
-
-
-def test_padding_is_zero_after_normalisation() -> None:
-    small, large = torch.full((3, 4, 6), 255).byte(), torch.zeros(3, 8, 5).byte()
-    batch, sizes = to_batch([small, large], (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
-    assert sizes == [(4, 6), (8, 5)]
-    assert batch.shape == (2, 3, 8, 6)
-    assert (batch[0, :, :4] == 2).all()
-    assert (batch[0, :, 4:] == 0).all()
-    assert (batch[1, :, :, :5] == -2).all()
-    assert (batch[1, :, :, 5:] == 0).all()
-
-
-def test_test_batches_have_one_size_and_hold_everything(scenes: Path) -> None:
-    config = voc(scenes, min_size_test=64)
-    data = open_data(config)
-    images = EvalImages(data.test, config)
-    batches = images.batches(8)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(data.test)))
-    assert max(map(len, batches)) <= 8
-    assert all(len({images[i].shape for i in batch}) == 1 for batch in batches)
 
 
 def test_every_preset_is_a_whole_configuration() -> None:

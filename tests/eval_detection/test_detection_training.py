@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from eval_detection import VERBS
 from eval_detection.config import DetectConfig
+from eval_detection.curve import Curve
 from eval_detection.evaluate import BENCHMARK, open_data, run
+from eval_detection.results import Diverged
 from eval_detection.torchvision_engine.c4 import C4
 from eval_detection.torchvision_engine.precise_bn import precise_bn
 from eval_detection.torchvision_engine.rpn import Target
-from eval_detection.torchvision_engine.train import _Curve, learning_rate, train
+from eval_detection.torchvision_engine.train import _optimizer, learning_rate, train
+from eval_detection.torchvision_engine.watch import Watch
 from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
-from siambench.errors import UserError
+from siambench.distributed import World
 from siambench.evaluation import Job
 from siambench.record import read_record
 from siambench.resnet import build_resnet
@@ -210,16 +214,16 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 def test_spoilt_lines_of_the_curve_go(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
-    losses = {"cls": torch.tensor(0.5)}
-    curve = _Curve(path, 0)
+    losses = {"cls": 0.5}
+    curve = Curve(path, 0)
     for done in (20, 40, 60):
         curve.add(done, 0.1, losses)
     whole = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(whole[0] + b"\0\0\xff\n[]\n" + whole[1] + whole[2] + whole[0][:17])
-    _Curve(path, 40).add(60, 0.1, losses)
+    Curve(path, 40).add(60, 0.1, losses)
     assert path.read_bytes().splitlines(keepends=True) == whole
     path.write_bytes(b"".join(whole)[:-9])
-    _Curve(path, 60)
+    Curve(path, 60)
     assert path.read_bytes().splitlines(keepends=True) == whole[:2]
 
 
@@ -238,10 +242,55 @@ def test_the_checkpoint_outlives_the_test(
     assert "going on from iteration 5" in capsys.readouterr().err
 
 
-def test_divergence_is_one_line(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
-    config = voc(scenes, backbone_file, tmp_path, lr=1e12, warmup_iters=0)
-    with pytest.raises(UserError, match=r"not finite at iteration \d .*; lower lr"):
+@pytest.mark.parametrize(
+    ("every", "line"),
+    [
+        (100, r"the loss is not finite at iteration 3 \(rpn_cls nan, .*\); lower lr \(1e\+12 "),
+        (1, r"the weights are not finite after iteration 2; lower lr"),
+    ],
+)
+def test_divergence_is_one_line_that_says_when_it_began(
+    scenes: Path, backbone_file: Path, tmp_path: Path, every: int, line: str
+) -> None:
+    """Seen before a checkpoint is written: by the loss, or by the weights before the loss shows it."""
+    config = voc(scenes, backbone_file, tmp_path, lr=1e12, warmup_iters=0, checkpoint_every=every)
+    with pytest.raises(Diverged, match=line):
         train(load_backbone(backbone_file), open_data(config), config, job_of(tmp_path))
+    path = tmp_path / "checkpoint.pth"
+    assert path.exists() == (every == 1)
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        assert state["iteration"] == 1
+        assert all(bool(v.isfinite().all()) for v in state["model"].values())
+
+
+def test_losses_are_looked_at_when_asked(tmp_path: Path) -> None:
+    """The last ones, or the first that were not finite, however long ago."""
+    config = DetectConfig(backbone="", data="", lr=0.5)
+    watch = Watch(World(0, 1, torch.device("cpu")), torch.device("cpu"), config.schedule())
+    for iteration in range(1, 6):
+        watch.add({"cls": torch.tensor(float(iteration)), "box": torch.tensor(0.5)})
+    assert watch.look(5) == {"cls": 5.0, "box": 0.5}
+    for value in (1.0, float("inf"), 2.0, float("nan")):
+        watch.add({"cls": torch.tensor(2.0), "box": torch.tensor(value)})
+    with pytest.raises(Diverged, match=r"iteration 7 \(cls 2, box inf\); lower lr \(0.5 at"):
+        watch.look(9)
+
+
+def test_frozen_parts_are_neither_trained_nor_measured() -> None:
+    """The optimizer holds what requires a gradient; batch norms, without decay, apart."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4), nn.Conv2d(4, 4, 1))
+    model.append(nn.BatchNorm2d(4))
+    model[0].requires_grad_(False)
+    others, norms = _optimizer(model, DetectConfig(backbone="", data="")).param_groups
+    assert [id(p) for p in others["params"]] == [id(p) for p in model[2].parameters()]
+    assert [id(p) for p in norms["params"]] == [id(p) for p in model[3].parameters()]
+    assert (others["weight_decay"], norms["weight_decay"]) == (1e-4, 0.0)
+    images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    precise_bn(model, [lambda: model(images)])
+    assert torch.equal(model[1].running_mean, torch.zeros(4))
+    assert model[3].running_mean.any()
+    precise_bn(model[:3], [lambda: pytest.fail("there is nothing to measure")])
 
 
 def test_voc_from_the_verb_to_the_record(

@@ -1,0 +1,189 @@
+"""Detection in several processes: the losses, weights and detections of one."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import eval_detection.torchvision_engine.train as engine_train
+from eval_detection import curve
+from eval_detection.config import DetectConfig
+from eval_detection.evaluate import open_data
+from eval_detection.torchvision_engine.engine import detect
+from siambench.checkpoints.source import load_backbone
+from siambench.distributed import World, join
+from siambench.errors import UserError
+from siambench.evaluation import Job
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "eval_detection.torchvision_engine.train"])
+
+SMALL = {
+    "engine": "torchvision",
+    "format": "coco",
+    "train_sets": ["train2017"],
+    "test_set": "val2017",
+    "mask": True,
+    "batch_size": 4,
+    "reference_batch": 4,
+    "lr": 0.003,
+    "max_iter": 4,
+    "steps": [],
+    "warmup_iters": 2,
+    "min_size_train": [48, 64],
+    "min_size_test": 64,
+    "anchor_sizes": [16, 32],
+    "rpn_batch_per_image": 32,
+    "rpn_pre_nms_train": 100,
+    "rpn_post_nms_train": 50,
+    "rpn_pre_nms_test": 50,
+    "rpn_post_nms_test": 10,
+    "rois_per_image": 8,
+    "pooler_resolution": 4,
+    "precise_bn_iters": 2,
+    "score_threshold": 0.0,
+    "checkpoint_every": 2,
+    "workers": 0,
+    "device": "cpu",
+}
+
+
+def config_of(scenes: Path, backbone: Path, **changes) -> DetectConfig:
+    return DetectConfig(backbone=str(backbone), data=str(scenes / "coco"), **{**SMALL, **changes})
+
+
+def run(config: DetectConfig, folder: Path, world: World) -> None:
+    """Train and find; a line of the curve for every iteration."""
+    engine_train.EVERY = curve.EVERY = 1
+    job = Job(0, 0, world.device, 0, folder, "key", "detect", world)
+    found = detect(load_backbone(config.backbone), open_data(config), config, job)
+    if world.rank == 0:
+        (folder / "found.json").write_text(json.dumps(found))
+    else:
+        assert found == []
+
+
+def work(config: DetectConfig, folder: Path, rank: int, port: int, dies_at: int) -> None:
+    torch.set_num_threads(1)
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    save = engine_train._save
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        if arguments[-1] == dies_at:
+            os._exit(9)
+
+    engine_train._save = save_and_die
+    try:
+        with join("cpu") as world:
+            run(config, folder, world)
+    except UserError as error:
+        (folder / f"{rank}.{type(error).__name__}").write_text(str(error))
+        raise SystemExit(2) from None
+
+
+def in_two(config: DetectConfig, folder: Path, dies_at: int = 0) -> list[int | None]:
+    """Run ``config`` in two processes, of which the first may die at a checkpoint; exit codes."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [
+        CONTEXT.Process(target=work, args=(config, folder, rank, port, dies_at)) for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    return [process.exitcode for process in both]
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    """A folder with the run's checkpoint."""
+    folder.mkdir()
+    shutil.copy(run / "checkpoint.pth", folder)
+    return folder
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
+
+
+def weights(folder: Path) -> torch.Tensor:
+    """What the gradients change, in one vector."""
+    kept = [v for n, v in state(folder).items() if not n.endswith(("_mean", "_var", "_tracked"))]
+    return torch.cat([value.flatten() for value in kept])
+
+
+def test_two_processes_train_as_one(
+    scenes: Path, backbone_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And killed, they go on as they were.
+
+    The first losses agree to the five digits that the curve has. After that float32 sums in another
+    order part the two: an activation on the other side of a ReLU, or a proposal that another one
+    suppresses, is a loss 0.2 % and a step 1 % off; batch statistics of the parts, or losses over them,
+    would be 10 times that.
+    """
+    config = config_of(scenes, backbone_file)
+    assert in_two(config, tmp_path / "two", dies_at=2) == [9, 2]
+    assert len((tmp_path / "two" / "curve.jsonl").read_text().splitlines()) == 2
+    assert in_two(config, tmp_path / "two", dies_at=4) == [9, 2]
+    trained = copy_of(tmp_path / "two", tmp_path / "trained")
+    assert in_two(config, tmp_path / "two") == [0, 0]
+    monkeypatch.setattr(engine_train, "EVERY", 1)
+    monkeypatch.setattr(curve, "EVERY", 1)
+    alone = World(0, 1, torch.device("cpu"))
+    run(config, tmp_path / "one", alone)
+    run(replace(config, lr=1e-12, max_iter=1), tmp_path / "still", alone)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [line["iteration"] for line in one] == [1, 2, 3, 4]
+    assert one[0] == pytest.approx(two[0], abs=2e-5)
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=0.01, abs=1e-3)
+    begun, a, b = (weights(tmp_path / name) for name in ("still", "one", "two"))
+    assert (a - b).norm() < 0.03 * (a - begun).norm()
+
+    # Of the same weights, the same statistics of every layer that does not work on drawn proposals.
+    run(config, trained, alone)
+    one, two = state(trained), state(tmp_path / "two")
+    for name in (n for n in one if n.endswith(("_mean", "_var")) and not n.startswith("res5")):
+        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-4, msg=name)
+
+    # And the same detections; a run killed in its test does not train again.
+    folder = copy_of(tmp_path / "two", tmp_path / "finished")
+    run(config, folder, alone)
+    assert not (folder / "curve.jsonl").exists()
+    one, two = (json.loads((p / "found.json").read_text()) for p in (folder, tmp_path / "two"))
+    assert len(one) == len(two) > 20
+    for a, b in zip(one, two, strict=True):
+        assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
+        assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
+        assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+
+
+def test_divergence_ends_both(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
+    config = config_of(scenes, backbone_file, lr=1e12, warmup_iters=0, checkpoint_every=100)
+    assert in_two(config, tmp_path) == [2, 2]
+    texts = [(tmp_path / f"{rank}.Diverged").read_text() for rank in (0, 1)]
+    assert texts[0] == texts[1]
+    assert "not finite" in texts[0]
+    assert not (tmp_path / "checkpoint.pth").exists()
+
+
+def test_a_batch_that_cannot_be_shared(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
+    config = config_of(scenes, backbone_file, batch_size=3)
+    assert in_two(config, tmp_path) == [2, 2]
+    (told,) = tmp_path.glob("*.UserError")
+    assert "batch_size 3 cannot be shared by 2 processes" in told.read_text()

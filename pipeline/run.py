@@ -78,7 +78,8 @@ def do_jobs(jobs: list[Job]) -> tuple[dict[str, Exception], int]:
         try:
             job.work()
         except UserError as error:
-            say(f"failed: {error}")
+            for line in (*error.details, f"failed: {error}"):
+                say(line)
             failed[job.name] = error
         except Exception as error:
             traceback.print_exc()

@@ -32,7 +32,8 @@ class EvaluationConfig:
         device: auto, cpu, cuda or cuda:N.
         workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 16)
             beside a GPU.
-        skip_bad: leave out images that cannot be decoded, and count them, instead of refusing.
+        skip_bad: leave out images that cannot be decoded (and, where objects are annotated, wrong
+            annotations), and count them, instead of refusing.
     """
 
     backbone: str

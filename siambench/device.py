@@ -99,7 +99,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 def software_versions() -> dict[str, str]:
     """Versions of everything that can move a number."""
     found = {"siambench": __version__, "python": platform.python_version()}
-    for name in ("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "pycocotools"):
+    names = ("torch", "torchvision", "numpy", "scikit-learn", "faiss-cpu", "pycocotools")
+    for name in (*names, "detectron2", "fvcore"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -248,9 +248,9 @@ class _Standardise(torch.autograd.Function):
         over = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         sums = x.sum(over, dtype=torch.float64)
-        count = sums.new_full((1,), x.numel() / x.shape[1])
-        sums, count = _summed(torch.cat((sums, count))).split((x.shape[1], 1))
-        mean = (sums / count).to(x)
+        sums = _summed(torch.cat((sums, sums.new_full((1,), x.numel() / x.shape[1]))))
+        count = sums[-1:]
+        mean = (sums[:-1] / count).to(x)
         out = x - mean.view(shape)
         var = _summed(out.square().sum(over, dtype=torch.float64)) / count
         inverse = torch.rsqrt(var + eps).to(x).view(shape)

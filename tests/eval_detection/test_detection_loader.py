@@ -151,7 +151,7 @@ def test_pixels_are_detectron2s(scenes: Path) -> None:
     seen = set()
     for draw in ((0, count) for count in range(6)):
         (high, wide), mirror = images.augmentation(draw)
-        expected = T.ResizeShortestEdge([57], 1333).get_transform(
+        expected = T.ResizeShortestEdge([57], 1333, sample_style="choice").get_transform(
             detection_utils.read_image(path, format="RGB")
         )
         assert (expected.new_h, expected.new_w) == (high, wide)

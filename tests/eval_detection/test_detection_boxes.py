@@ -16,9 +16,11 @@ from eval_detection.torchvision_engine.boxes import (
     grid_anchors,
     match,
     sample,
+    within,
 )
 
-WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+WEIGHTS = (10.0, 5.0)
+CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 
 
 def boxes_of(count: int, seed: int) -> torch.Tensor:
@@ -39,10 +41,10 @@ def test_anchors_have_their_area_ratio_and_place() -> None:
 def test_coding_is_torchvisions_and_undoes_itself() -> None:
     truth, references = boxes_of(40, 0), boxes_of(40, 1)
     deltas = encode(truth, references, WEIGHTS)
-    torch.testing.assert_close(deltas, BoxCoder(WEIGHTS).encode_single(truth, references))
+    torch.testing.assert_close(deltas, CODER.encode_single(truth, references))
     torch.testing.assert_close(decode(deltas, references, WEIGHTS), truth, atol=1e-3, rtol=1e-4)
     wild = torch.full((40, 4), 1e4)
-    expected = BoxCoder(WEIGHTS).decode_single(wild, references)
+    expected = CODER.decode_single(wild, references)
     torch.testing.assert_close(decode(wild, references, WEIGHTS), expected)
     assert decode(wild, references, WEIGHTS).isfinite().all()
 
@@ -71,20 +73,35 @@ def test_without_ground_truth_everything_is_background() -> None:
 
 
 def test_sampling_keeps_the_fraction_and_fills_up() -> None:
-    label = torch.tensor([1] * 10 + [0] * 50 + [-1] * 40)
-    generator = torch.Generator().manual_seed(0)
-    positive, negative = sample(label == 1, label == 0, 16, 0.25, generator)
-    assert (len(positive), len(negative)) == (4, 12)
-    assert (label[positive] == 1).all()
-    assert (label[negative] == 0).all()
-    assert len(set(negative.tolist())) == 12
-    positive, negative = sample(label == 1, label == 0, 100, 0.5, generator)
-    assert (len(positive), len(negative)) == (10, 50)
-    drawn = [
-        sample(label == 1, label == 0, 16, 0.25, torch.Generator().manual_seed(seed))[1].tolist()
-        for seed in (0, 0, 1)
-    ]
-    assert drawn[0] == drawn[1] != drawn[2]
+    label = torch.tensor([[1] * 10 + [0] * 50 + [-1] * 40, [1] + [-1] * 96 + [0] * 3])
+    keys = torch.rand(2, 100, generator=torch.Generator().manual_seed(0))
+    for count, fraction, numbers in [
+        (16, 0.25, [(4, 12), (1, 3)]),
+        (100, 0.5, [(10, 50), (1, 3)]),
+        (10**6, 0.5, [(10, 50), (1, 3)]),
+        (2, 0.25, [(0, 2), (0, 2)]),
+    ]:
+        drawn = sample(label, keys, count, fraction)
+        assert list(zip(drawn.positives.tolist(), drawn.negatives.tolist(), strict=True)) == numbers
+        for kind, indices, counts in [
+            (1, drawn.positive, drawn.positives),
+            (0, drawn.negative, drawn.negatives),
+        ]:
+            inside = within(indices, counts)
+            assert torch.equal(inside.sum(dim=1), counts)
+            assert (label.gather(1, indices)[inside] == kind).all()
+            for row, part in zip(indices, counts, strict=True):
+                assert len(set(row[:part].tolist())) == part
+
+
+def test_every_candidate_is_drawn_equally_often() -> None:
+    """3 of 12 background boxes, 4000 times: each a quarter of the time, to 4 standard deviations."""
+    label = torch.tensor([0] * 12 + [-1] * 4).expand(4000, -1)
+    keys = torch.rand(4000, 16, generator=torch.Generator().manual_seed(0))
+    drawn = sample(label, keys, 3, 0.5).negative
+    frequency = drawn.flatten().bincount(minlength=16) / 4000
+    assert (frequency[:12] - 0.25).abs().max() < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    assert not frequency[12:].any()
 
 
 def test_polygon_cut_to_a_whole_pixel_box_is_the_mask_itself() -> None:

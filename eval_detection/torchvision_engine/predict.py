@@ -10,7 +10,7 @@ from eval_detection.masks import paste
 from eval_detection.results import Result
 from eval_detection.samples import DetectionData, Sample
 from eval_detection.torchvision_engine.boxes import clip, nonempty
-from eval_detection.torchvision_engine.c4 import C4, Detections
+from eval_detection.torchvision_engine.detector import Detections, Detector
 from eval_detection.torchvision_engine.loader import EvalBatches, Normalise
 from siambench.backbone import BackboneMeta
 from siambench.evaluation import Job
@@ -21,7 +21,7 @@ _MOST_TEST_IMAGES = 16  # in a batch; how many does not change what is found
 
 @torch.inference_mode()
 def predict(
-    model: C4, data: DetectionData, config: DetectConfig, job: Job, meta: BackboneMeta
+    model: Detector, data: DetectionData, config: DetectConfig, job: Job, meta: BackboneMeta
 ) -> list[Result]:
     """Detections in every test image, in px of the original; under several processes in the first.
 

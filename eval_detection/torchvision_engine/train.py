@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from eval_detection.config import DetectConfig, Schedule
 from eval_detection.curve import EVERY, Curve
 from eval_detection.samples import DetectionData
-from eval_detection.torchvision_engine.c4 import C4
+from eval_detection.torchvision_engine.detector import Detector
 from eval_detection.torchvision_engine.loader import (
     Batch,
     Normalise,
@@ -36,7 +36,7 @@ _WARMUP_FACTOR = 1e-3  # detectron2, SOLVER.WARMUP_FACTOR
 _GAMMA = 0.1  # SOLVER.GAMMA
 
 
-def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Job) -> C4:
+def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Job) -> Detector:
     """Train a detector from ``backbone``, or go on from the checkpoint in ``job.folder``.
 
     The batches, the augmentation and the sampling of anchors and proposals depend on the seed and
@@ -102,7 +102,7 @@ def learning_rate(schedule: Schedule, iteration: int) -> float:
 
 def _begin(
     backbone: Backbone, classes: int, config: DetectConfig, job: Job, checkpoint: Path
-) -> tuple[C4, torch.optim.SGD, int]:
+) -> tuple[Detector, torch.optim.SGD, int]:
     """Detector, optimizer and the iterations done: as in the checkpoint, else as they are at first."""
     model, optimizer = _untrained(backbone, classes, config, job)
     state = job.world.from_first(lambda: _read(checkpoint))
@@ -121,7 +121,7 @@ def _begin(
 
 def _untrained(
     backbone: Backbone, classes: int, config: DetectConfig, job: Job
-) -> tuple[C4, torch.optim.SGD]:
+) -> tuple[Detector, torch.optim.SGD]:
     """The detector as it is before the first iteration, and its optimizer."""
     torch.manual_seed(job.seed)
     resnet = build_resnet(backbone.meta.arch)

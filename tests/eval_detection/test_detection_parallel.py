@@ -59,8 +59,7 @@ def config_of(scenes: Path, backbone: Path, **changes) -> DetectConfig:
 
 
 def run(config: DetectConfig, folder: Path, world: World) -> None:
-    """Train and find; a line of the curve for every iteration."""
-    engine_train.EVERY = curve.EVERY = 1
+    """Train and find."""
     job = Job(0, 0, world.device, 0, folder, "key", "detect", world)
     found = detect(load_backbone(config.backbone), open_data(config), config, job)
     if world.rank == 0:
@@ -70,6 +69,7 @@ def run(config: DetectConfig, folder: Path, world: World) -> None:
 
 
 def work(config: DetectConfig, folder: Path, rank: int, port: int, dies_at: int) -> None:
+    """One process: a line of the curve for every iteration."""
     torch.set_num_threads(1)
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -82,6 +82,7 @@ def work(config: DetectConfig, folder: Path, rank: int, port: int, dies_at: int)
             os._exit(9)
 
     engine_train._save = save_and_die
+    engine_train.EVERY = curve.EVERY = 1
     try:
         with join("cpu") as world:
             run(config, folder, world)
@@ -158,7 +159,7 @@ def test_two_processes_train_as_one(
     # Of the same weights, the same statistics of every layer that does not work on drawn proposals.
     run(config, trained, alone)
     one, two = state(trained), state(tmp_path / "two")
-    for name in (n for n in one if n.endswith(("_mean", "_var")) and not n.startswith("res5")):
+    for name in (n for n in one if n.endswith(("_mean", "_var")) and not n.startswith("head")):
         torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-4, msg=name)
 
     # And the same detections; a run killed in its test does not train again.
@@ -171,6 +172,19 @@ def test_two_processes_train_as_one(
         assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
         assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
         assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+
+
+def test_one_step_of_a_pyramid(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
+    """Its parts are padded alike, and nothing in it lacks a gradient."""
+    changes = {"network": "fpn", "anchor_sizes": [8, 16, 24, 32, 48], "mask": False}
+    changes |= {"precise_bn_iters": 0, "detections_per_image": 5}
+    config = config_of(scenes, backbone_file, **changes, lr=1.0, warmup_iters=0, max_iter=1)
+    alone = World(0, 1, torch.device("cpu"))
+    assert in_two(config, tmp_path / "two") == [0, 0]
+    run(config, tmp_path / "one", alone)
+    run(replace(config, lr=1e-12), tmp_path / "still", alone)
+    begun, a, b = (weights(tmp_path / name) for name in ("still", "one", "two"))
+    assert (a - b).norm() < 0.003 * (a - begun).norm()
 
 
 def test_divergence_ends_both(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:

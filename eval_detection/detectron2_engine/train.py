@@ -17,7 +17,7 @@ from torch import nn
 
 import eval_detection.detectron2_engine.heads  # noqa: F401 - registers what settings.py names
 from eval_detection.config import DetectConfig
-from eval_detection.detectron2_engine.curve import Curve
+from eval_detection.curve import Curve
 from eval_detection.detectron2_engine.data import packed, train_loader
 from eval_detection.detectron2_engine.weights import load_backbone
 from eval_detection.results import Diverged

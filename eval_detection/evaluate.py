@@ -5,7 +5,7 @@ import json
 from eval_detection.coco import open_coco
 from eval_detection.config import DetectConfig, check_config
 from eval_detection.engines import detect, engine_of
-from eval_detection.metrics import metrics_of
+from eval_detection.metrics import measure
 from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
 from eval_detection.search import choose_rate
@@ -48,7 +48,7 @@ def evaluate(
 ) -> list[Metric]:
     """Choose the learning rate if there are several, train on ``data.train``, test on ``data.test``.
 
-    Predictions, the curve and, until the record is written, the checkpoint stay in ``job.folder``.
+    Predictions, curves and, until the record is written, the checkpoint stay in ``job.folder``.
     """
     config, searched = choose_rate(backbone, data, config, job)
     schedule = config.schedule()
@@ -64,8 +64,10 @@ def evaluate(
     if job.world.rank:
         return []
     write_text(job.folder / "predictions.json", json.dumps(results))
+    measured = measure(data, results, masks=config.mask)
+    write_text(job.folder / "precision.json", json.dumps(measured.curves))
     return [
-        *metrics_of(data, results, masks=config.mask),
+        *measured.metrics,
         *searched,
         Metric("lr", schedule.lr, unit="", split="train"),
         Metric("iterations", schedule.max_iter, unit="", split="train"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from eval_detection.config import DetectConfig
 from eval_detection.engines import detect, engine_of
-from eval_detection.metrics import metrics_of
+from eval_detection.metrics import measure
 from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
 from siambench.backbone import Backbone
@@ -85,6 +85,7 @@ def hold_out(data: DetectionData, fraction: float, seed: int) -> DetectionData:
         train=[data.train[i] for i in kept],
         test=[data.train[i] for i in held],
         test_json=data.train_json,
+        test_left_out=data.train_left_out,
     )
 
 
@@ -103,7 +104,7 @@ def _score(backbone: Backbone, data: DetectionData, config: DetectConfig, job: J
     def write() -> Scores:
         scores: Scores = {}
         if results is not None:
-            scores = _main_scores(metrics_of(data, results, masks=config.mask))
+            scores = _main_scores(measure(data, results, masks=config.mask).metrics)
         write_text(path, json.dumps(scores))
         for checkpoint in job.folder.glob("checkpoint*"):
             checkpoint.unlink()

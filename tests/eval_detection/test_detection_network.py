@@ -15,6 +15,7 @@ from eval_detection.torchvision_engine.detector import Detector
 from eval_detection.torchvision_engine.fpn import Pyramid, levels_of, pool
 from eval_detection.torchvision_engine.names import from_detectron2, to_detectron2
 from eval_detection.torchvision_engine.network import build_detector
+from eval_detection.torchvision_engine.rois import draw_rois
 from eval_detection.torchvision_engine.rpn import Dense, Target
 from siambench.checkpoints.names import to_detectron2 as backbone_to_detectron2
 from siambench.checkpoints.source import load_backbone
@@ -141,6 +142,25 @@ def test_draws_are_an_images_own() -> None:
     assert not torch.allclose(losses([0], [7]), alone[0])
 
 
+def test_half_of_the_anchors_and_a_quarter_of_the_regions_are_of_objects() -> None:
+    """detectron2, RPN.POSITIVE_FRACTION 0.5 and ROI_HEADS.POSITIVE_FRACTION 0.25, of 32 each."""
+    model = model_of("c4", rpn_batch_per_image=32)
+    _, _, (target, _) = two_images()
+    generator = torch.Generator().manual_seed(0)
+    near, far = target.boxes.repeat(50, 1), target.boxes.repeat(50, 1) + 200
+    anchors = torch.cat((near, far))
+    logits = torch.full((1, 200), 9.0)  # right of an object, and wrong of the background
+    dense = Dense(anchors, logits, torch.zeros(1, 200, 4), [200])
+    loss = model.rpn.losses(dense, [target], [generator])["rpn_cls"]
+    torch.testing.assert_close(loss, torch.tensor(9.0) / 2, atol=1e-3, rtol=0)
+    rois = draw_rois([anchors], [target], [generator], classes=3, count=32, masks=True)
+    assert rois.counts == [8]
+    assert rois.labels[:8].tolist() == [0 if box[0] == 10 else 2 for box in rois.boxes[0][:8]]
+    assert rois.labels[8:].tolist() == [3] * 24
+    assert torch.equal(rois.truth, rois.boxes[0][:8])
+    assert torch.equal(rois.found, torch.arange(8))
+
+
 @pytest.mark.parametrize("freeze_at", [0, 1, 3, 4, 5])
 @BOTH
 def test_frozen_stages_stay_as_they_are(network: str, freeze_at: int) -> None:
@@ -225,6 +245,8 @@ def test_proposals_are_the_best_of_every_level() -> None:
     anchors = torch.cat((corner, corner + 5 + 20 * torch.rand(60, 2, generator=generator)), dim=1)
     logits = torch.randn(1, 60, generator=generator)
     logits[0, 3], anchors[3] = 9, torch.tensor([70.0, 70, 90, 90])  # outside of the image
+    anchors[[1, 30]] = anchors[0]  # on its own level and on the next
+    logits[0, [0, 1, 30]] = torch.tensor([8.0, 7, 6])
     dense = Dense(anchors, logits, torch.zeros(1, 60, 4), [30, 20, 10])
     (found,) = model.rpn.proposals(dense, [(64, 64)])
     rows = [logits[0, a:b].topk(5).indices + a for a, b in [(0, 30), (30, 50), (50, 60)]]
@@ -235,6 +257,7 @@ def test_proposals_are_the_best_of_every_level() -> None:
     keep = batched_nms(boxes, logits[0, rows], level, 0.7)[:8]
     torch.testing.assert_close(found, boxes[keep])
     assert len(found) == 8
+    assert (found == anchors[0].clamp(0, 64)).all(dim=1).sum() == 2
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHS))

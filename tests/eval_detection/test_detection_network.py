@@ -244,8 +244,8 @@ def test_proposals_are_the_best_of_every_level() -> None:
     corner = torch.rand(60, 2, generator=generator) * 60
     anchors = torch.cat((corner, corner + 5 + 20 * torch.rand(60, 2, generator=generator)), dim=1)
     logits = torch.randn(1, 60, generator=generator)
-    logits[0, 3], anchors[3] = 9, torch.tensor([70.0, 70, 90, 90])  # outside of the image
-    anchors[[1, 30]] = anchors[0]  # on its own level and on the next
+    logits[0, 3], anchors[3] = 9.0, torch.tensor([70.0, 70, 90, 90])  # outside of the image
+    anchors[[1, 30]] = anchors[0].clone()  # on its own level and on the next
     logits[0, [0, 1, 30]] = torch.tensor([8.0, 7, 6])
     dense = Dense(anchors, logits, torch.zeros(1, 60, 4), [30, 20, 10])
     (found,) = model.rpn.proposals(dense, [(64, 64)])
@@ -257,7 +257,8 @@ def test_proposals_are_the_best_of_every_level() -> None:
     keep = batched_nms(boxes, logits[0, rows], level, 0.7)[:8]
     torch.testing.assert_close(found, boxes[keep])
     assert len(found) == 8
-    assert (found == anchors[0].clamp(0, 64)).all(dim=1).sum() == 2
+    twice = torch.isclose(found, anchors[0].clamp(0, 64), atol=1e-3).all(dim=1)
+    assert twice.sum() == 2
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHS))

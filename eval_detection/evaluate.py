@@ -1,11 +1,13 @@
 """``siambench detect``: train, find objects in the test set, and measure average precision."""
 
 import json
+from pathlib import Path
 
 from eval_detection.coco import open_coco
 from eval_detection.config import DetectConfig, check_config
 from eval_detection.engines import detect, engine_of
 from eval_detection.metrics import measure
+from eval_detection.pictures import draw_pictures
 from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
 from eval_detection.search import choose_rate
@@ -66,12 +68,23 @@ def evaluate(
     write_text(job.folder / "predictions.json", json.dumps(results))
     measured = measure(data, results, masks=config.mask)
     write_text(job.folder / "precision.json", json.dumps(measured.curves))
+    draw_pictures(data, results, job.folder / "detections.png")
+    split = measured.metrics[0].split
     return [
         *measured.metrics,
+        *_by_detectron2(job.folder / "detectron2.json", split),
         *searched,
         Metric("lr", schedule.lr, unit="", split="train"),
         Metric("iterations", schedule.max_iter, unit="", split="train"),
     ]
+
+
+def _by_detectron2(path: Path, split: str) -> list[Metric]:
+    """What detectron2's own evaluators say, where it was the engine and they could be used."""
+    if not path.exists():
+        return []
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    return [Metric(f"{name}_detectron2", value, split=split) for name, value in scores.items()]
 
 
 BENCHMARK: Benchmark[DetectConfig, DetectionData] = Benchmark(

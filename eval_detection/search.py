@@ -106,8 +106,8 @@ def _score(backbone: Backbone, data: DetectionData, config: DetectConfig, job: J
         if results is not None:
             scores = _main_scores(measure(data, results, masks=config.mask).metrics)
         write_text(path, json.dumps(scores))
-        for checkpoint in job.folder.glob("checkpoint*"):
-            checkpoint.unlink()
+        for weights in job.folder.glob("*.pth"):
+            weights.unlink()
         return scores
 
     return job.world.from_first(write)

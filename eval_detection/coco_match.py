@@ -84,7 +84,7 @@ def _match(truth: Things, found: Things, counts: np.ndarray, overlaps: Overlaps)
     groups = found.groups[rows]
     turns = np.arange(len(rows)) - np.searchsorted(groups, groups)
     order = np.lexsort(
-        (-overlaps.truth, overlaps.iou, overlaps.found, np.repeat(turns, many))
+        (overlaps.truth, overlaps.iou, overlaps.found, np.repeat(turns, many))
     )  # by turn, then detection; the best pair of a detection is its last
     by_turn = np.argsort(turns, kind="stable")
     rows, many = rows[by_turn], many[by_turn]

@@ -93,7 +93,7 @@ def _match(truth: Things, found: Things, counts: np.ndarray, overlaps: Overlaps)
     place = np.arange(most) - np.repeat(start, many)
     # The best of the pairs left is the one of the highest key.
     keys = (place[:, None] + most * counts[objects]).astype(np.int32)
-    fits = overlaps.iou[order][:, None] >= np.minimum(IOUS, 1 - 1e-10)
+    fits = overlaps.iou[order][:, None] >= IOUS
     crowd = truth.crowd[:, None, None]
     shape = (len(SIZES), len(IOUS))
     taken = np.zeros((len(truth.groups), *shape), bool)

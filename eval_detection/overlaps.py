@@ -22,7 +22,7 @@ def pairs(groups: np.ndarray, truths: np.ndarray) -> Iterator[tuple[np.ndarray, 
     counts = np.searchsorted(truths, groups, "right") - first
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
-    cuts = np.searchsorted(ends, np.arange(_MOST, total, _MOST)) + 1
+    cuts = np.searchsorted(ends, np.arange(_MOST, total, _MOST))
     for start, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(groups)], strict=True):
         count = counts[start:end]
         before = np.cumsum(count) - count

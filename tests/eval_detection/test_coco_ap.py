@@ -99,6 +99,29 @@ def test_without_detections_precision_is_0_where_there_are_objects() -> None:
             assert (precision[:, :, -1] == -1).all()
 
 
+def test_of_equal_overlaps_the_last_object_is_taken() -> None:
+    boxes = [[0, 0, 10, 10], [2, 0, 10, 10]]
+    things = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 100, "iscrowd": 0}
+        for i, box in enumerate(boxes)
+    ]
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": [x, 0, 10, 10], "score": score}
+        for x, score in ((1, 0.9), (3, 0.8))  # the first overlaps both alike, the second the second
+    ]
+    means = []
+    for annotations in (things, things[::-1]):
+        content = {
+            "images": [{"id": 1, "height": 20, "width": 20}],
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "a"}],
+        }
+        found = coco_precision(content, results, [1], [1])["box"]
+        np.testing.assert_array_equal(found, pycocotools_precision(content, results, [1], "box"))
+        means.append(found[5].max(axis=-1).mean())
+    assert means[0] < means[1]
+
+
 def test_an_object_with_id_0_counts() -> None:
     """pycocotools takes a match with it for none."""
     content, results = made_coco(4)

@@ -39,7 +39,16 @@ SCALES = {  # of weights of what is compared, so that it neither vanishes nor sa
 }
 GOLDEN = {  # small enough for a file; images of two sizes, one of them padded
     "c4": ("resnet50-w8", {"network": "c4", "mask": True, "pooler_resolution": 6}),
-    "fpn": ("resnet50-w8", {"network": "fpn", "mask": True, "pooler_resolution": 3}),
+    "fpn": (
+        "resnet50-w8",
+        {
+            "network": "fpn",
+            "mask": True,
+            "pooler_resolution": 3,
+            "rpn_post_nms_train": 30,
+            "detections_per_image": 40,
+        },
+    ),
 }
 GOLDEN_SIZES = [(64, 90), (50, 61)]
 
@@ -118,6 +127,7 @@ def their_model(arch: str, config: DetectConfig, *, initial: bool = False) -> nn
     model.RPN.PRE_NMS_TOPK_TEST = config.rpn_pre_nms_test
     model.RPN.POST_NMS_TOPK_TRAIN = config.rpn_post_nms_train
     model.RPN.POST_NMS_TOPK_TEST = config.rpn_post_nms_test
+    cfg.TEST.DETECTIONS_PER_IMAGE = config.detections_per_image
     if config.network == "fpn":
         stages = ["res2", "res3", "res4", "res5"]
         model.BACKBONE.NAME, resnets.OUT_FEATURES = "build_resnet_fpn_backbone", stages

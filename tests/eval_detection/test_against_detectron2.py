@@ -23,11 +23,21 @@ from eval_detection.voc_ap import IOUS, Truth, average_precision, judge
 from siambench.resnet import build_resnet
 
 pytestmark = pytest.mark.detectron2
-SIZES = [(96, 160), (101, 147)]  # the second is padded
+SIZES = [(64, 110), (70, 97)]  # the second is padded
 CASES = {
     "c4": ("resnet50-w8", {"network": "c4", "mask": True}),
     "c4 plain, frozen": ("resnet50-w8", {"network": "c4", "extra_norm": False, "freeze_at": 3}),
-    "fpn": ("resnet50-w8", {"network": "fpn", "mask": True, "pooler_resolution": 7}),
+    "fpn": (
+        "resnet50-w8",
+        {
+            "network": "fpn",
+            "mask": True,
+            "pooler_resolution": 7,
+            "rpn_post_nms_train": 30,
+            "rpn_post_nms_test": 50,
+            "detections_per_image": 25,
+        },
+    ),
     "fpn plain, frozen, basic blocks": (
         "resnet18",
         {"network": "fpn", "extra_norm": False, "freeze_at": 2, "pooler_resolution": 7},

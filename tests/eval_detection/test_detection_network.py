@@ -113,7 +113,7 @@ def test_features_are_the_backbones(backbone_file: Path) -> None:
 
 @BOTH
 def test_detections_do_not_depend_on_the_batch(network: str) -> None:
-    model = model_of(network, mask=True, score_threshold=0.2).eval()
+    model = model_of(network, mask=True, score_threshold=0.2, detections_per_image=10).eval()
     images = torch.randn(3, 3, 64, 96)
     together = model.detect(images, [(64, 96)] * 3)
     assert sum(len(d.boxes) for d in together) > 3

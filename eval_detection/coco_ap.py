@@ -1,9 +1,9 @@
-"""COCO's precision from its own annotation and result lists: pycocotools' COCOeval, number for number.
+"""COCO's precision from its own annotation and result lists, bit for bit that of pycocotools' COCOeval.
 
 One thing differs: pycocotools takes an object whose id is 0 for none.
 """
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import chain
 from typing import Any
 
@@ -69,10 +69,8 @@ def coco_precision(
     precision = {"box": precision_of(truth, found, overlaps, len(numbers))}
     if masks:
         sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
-        codes, found_codes = (
-            _codes(things, sizes),
-            [results[i]["segmentation"] for i in order.tolist()],
-        )
+        codes = _codes(things, sizes)
+        found_codes = [results[i]["segmentation"] for i in order.tolist()]
         found = Things(groups, _areas(found_codes), np.zeros(0, bool), scores)
         overlaps = _mask_overlaps(truth, codes, found, found_codes)
         precision["mask"] = precision_of(truth, found, overlaps, len(numbers))
@@ -100,11 +98,13 @@ def _box_overlaps(
     truth: Things, boxes: np.ndarray, found: Things, found_boxes: np.ndarray
 ) -> Overlaps:
     areas, boxes, found_boxes = boxes[:, 2] * boxes[:, 3], _corners(boxes), _corners(found_boxes)
-    parts = []
-    for d, g in pairs(found.groups, truth.groups):
-        common = common_area(found_boxes[d], boxes[g])
-        parts.append((d, g, _iou(common, found.areas[d], areas[g], truth.crowd[g])))
-    return _close(parts)
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for d, g in pairs(found.groups, truth.groups):
+            common = common_area(found_boxes[d], boxes[g])
+            yield d, g, _iou(common, found.areas[d], areas[g], truth.crowd[g])
+
+    return _close(blocks())
 
 
 def _mask_overlaps(
@@ -139,10 +139,10 @@ def _iou(common: np.ndarray, area: np.ndarray, other: np.ndarray, crowd: np.ndar
     return np.divide(common, whole, out=np.zeros_like(common), where=common > 0)
 
 
-def _close(parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Overlaps:
-    """The pairs above the lowest threshold of blocks (detections, objects, IoUs)."""
+def _close(blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Overlaps:
+    """The pairs that reach the lowest threshold, of blocks (detections, objects, IoUs)."""
     none = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    kept = [[column[part[2] >= IOUS[0]] for column in part] for part in parts]
+    kept = [[column[block[2] >= IOUS[0]] for column in block] for block in blocks]
     return Overlaps(*(np.concatenate(columns) for columns in zip(none, *kept, strict=True)))
 
 

@@ -80,12 +80,11 @@ def _match(truth: Things, found: Things, counts: np.ndarray, overlaps: Overlaps)
     A detection takes the object it overlaps most, the last of equals, of those that are not taken
     (crowds never are) and count (``counts``: (N, sizes)); only where there is none, of the others.
     """
-    rows, start, many = np.unique(overlaps.found, return_index=True, return_counts=True)
+    rows, many = np.unique(overlaps.found, return_counts=True)
     groups = found.groups[rows]
     turns = np.arange(len(rows)) - np.searchsorted(groups, groups)
-    order = np.lexsort(
-        (overlaps.truth, overlaps.iou, overlaps.found, np.repeat(turns, many))
-    )  # by turn, then detection; the best pair of a detection is its last
+    # By turn, then detection; the best pair of a detection is its last.
+    order = np.lexsort((overlaps.truth, overlaps.iou, overlaps.found, np.repeat(turns, many)))
     by_turn = np.argsort(turns, kind="stable")
     rows, many = rows[by_turn], many[by_turn]
     start = np.cumsum(many) - many

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_detections import CATEGORIES, made_coco
 
 from eval_detection import overlaps
 from eval_detection.config import DetectConfig
-from eval_detection.evaluate import open_data
+from eval_detection.evaluate import evaluate, open_data
 from eval_detection.metrics import measure
 from eval_detection.samples import DetectionData, as_sample
 from eval_detection.voc_ap import IOUS, Truth, average_precision, judge, precision_at
+from siambench.evaluation import Job
 from siambench.record import DatasetInfo
 
 
@@ -202,6 +204,20 @@ def test_voc_curves_are_those_of_the_classes(scenes: Path) -> None:
     assert 50 <= part < 70
     assert box[data.classes[0]] == [[1.0] * part + [0.0] * (101 - part)] * 2
     assert box[data.classes[1]] == [[0.5] * 101] * 2
+
+
+def test_an_evaluation_leaves_its_curves(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = voc_config(scenes)
+    data = open_data(config)
+    results = truth_of(data)
+    monkeypatch.setattr("eval_detection.evaluate.detect", lambda *_: results)
+    job = Job(0, 0, torch.device("cpu"), 0, tmp_path, "key", "title")
+    metrics = evaluate(None, data, config, job)  # type: ignore[arg-type]
+    measured = measure(data, results, masks=False)
+    assert json.loads((tmp_path / "precision.json").read_text()) == measured.curves
+    assert [m for m in metrics if m.name.startswith("box")] == measured.metrics
 
 
 def test_a_class_absent_from_the_test_set_is_left_out(scenes: Path) -> None:

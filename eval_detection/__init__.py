@@ -5,7 +5,7 @@ from siambench.config import Verb
 VERBS = {
     "detect": Verb(
         name="detect",
-        help="Fine-tune Faster or Mask R-CNN (C4) from a backbone and measure AP, AP50 and AP75",
+        help="Fine-tune Faster or Mask R-CNN from a backbone and measure AP, AP50 and AP75",
         config="eval_detection.config:DetectConfig",
         run="eval_detection.evaluate:run",
         presets="eval_detection:presets/detect",

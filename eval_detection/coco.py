@@ -143,6 +143,10 @@ def _read(folder: Path, path: Path, kinds: Kinds, problems: Problems) -> _Split:
             places.append(place)
             columns.append((row, label))
             boxes.append(thing["bbox"])
+        elif row >= 0 and "segmentation" in kinds:  # a crowd's mask is read at the test
+            _, what = as_mask(thing["segmentation"], *images[thing["image_id"]][1:])
+            if what and not _is_known_flat(thing):
+                note(place, what)
     table = np.array(columns, np.int64).reshape(-1, 2)
     corners = np.array(boxes, np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
@@ -187,6 +191,8 @@ def _categories(entries: list[Any], path: Path, problems: Problems) -> dict[int,
             problems.file(f"{path}, category {named(entry, place)}", what)
         elif entry["id"] in found:
             problems.file(str(path), f"category id {entry['id']} is used twice")
+        elif str(entry["name"]) in found.values():
+            problems.file(str(path), f"category name {entry['name']!r} is used twice")
         else:
             found[entry["id"]] = str(entry["name"])
     return dict(sorted(found.items()))

@@ -1,6 +1,7 @@
 """COCO's annotation files in memory: whole entries, polygons as arrays, and what is wrong with them."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from eval_detection.problems import Problems
 
 PARTS = ("images", "annotations", "categories")
 Kinds = dict[str, Any]  # what a field's value must be an instance of
+_MOST_ID = 2**53  # what JSON's numbers hold everywhere
 _FAR = 1e9  # px; no box or polygon that is meant has such a number
 
 
@@ -69,7 +71,10 @@ def lacks(entry: Any, kinds: Kinds) -> str:
         if not isinstance(entry.get(field), kind):
             break
     else:
-        return ""
+        if abs(entry["id"]) >= _MOST_ID:
+            return "id is beyond 2^53"
+        area = entry["area"] if "area" in kinds else 0
+        return "" if math.isfinite(area) else f"area is {area}"
     wrong = [k for k, kind in kinds.items() if not isinstance(entry.get(k), kind)]
     return ", ".join(f"{k} is {str(entry[k])[:40]!r}" if k in entry else f"no {k}" for k in wrong)
 

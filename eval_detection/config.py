@@ -7,6 +7,8 @@ from typing import Literal
 from siambench.config import EvaluationConfig
 from siambench.errors import UserError
 
+VERSION = 2  # raised when a change of code changes results
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -144,7 +146,7 @@ class DetectConfig(EvaluationConfig):
         return Schedule(
             lr=lr * factor,
             max_iter=max(scaled(self.max_iter), 1),
-            steps=tuple(map(scaled, self.steps)),
+            steps=tuple(sorted({scaled(step) for step in self.steps} - {0})),
             warmup_iters=scaled(self.warmup_iters),
         )
 
@@ -192,6 +194,11 @@ def check_config(config: DetectConfig) -> None:
         raise UserError(f"--lr is {config.lr}; a rate is named twice")
     if not 0 < config.holdout < 1:
         raise UserError(f"--holdout is {config.holdout}; it must be between 0 and 1")
+    if config.steps and config.warmup_iters > min(config.steps):
+        raise UserError(
+            f"--warmup_iters is {config.warmup_iters}; it must end before the first of --steps "
+            f"({min(config.steps)})"
+        )
     if config.freeze_at not in range(6):
         raise UserError(
             f"--freeze_at is {config.freeze_at}; it must be 0 (nothing) to 5 (all stages)"

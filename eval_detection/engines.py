@@ -7,6 +7,7 @@ from eval_detection.config import DetectConfig
 from eval_detection.results import Result
 from eval_detection.samples import DetectionData
 from siambench.backbone import Backbone
+from siambench.device import pick_device
 from siambench.errors import UserError
 from siambench.evaluation import Job
 
@@ -17,7 +18,7 @@ def engine_of(config: DetectConfig) -> str:
     """The engine that ``config`` asks for; by default detectron2 where it is installed.
 
     Raises:
-        UserError: detectron2 is asked for and not installed.
+        UserError: detectron2 is asked for and not installed, or cannot do what is asked for.
     """
     there = find_spec("detectron2") is not None
     if config.engine == "detectron2" and not there:
@@ -25,7 +26,13 @@ def engine_of(config: DetectConfig) -> str:
             f"engine: detectron2 is not installed; install it as {INSTALL} says, or use --engine "
             "torchvision, which computes the same"
         )
-    return config.engine or ("detectron2" if there else "torchvision")
+    engine = config.engine or ("detectron2" if there else "torchvision")
+    if engine == "detectron2" and config.bf16 and pick_device(config.device).type == "cpu":
+        raise UserError(
+            "bf16: detectron2's mixed precision needs a GPU; leave --bf16 out, or use --engine "
+            "torchvision"
+        )
+    return engine
 
 
 def detect(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Job) -> list[Result]:

@@ -3,16 +3,19 @@
 import json
 from pathlib import Path
 
+import torch.distributed as dist
+
 from eval_detection.coco import open_coco
-from eval_detection.config import DetectConfig, check_config
+from eval_detection.config import VERSION, DetectConfig, check_config
 from eval_detection.engines import detect, engine_of
 from eval_detection.metrics import measure
 from eval_detection.pictures import draw_pictures
 from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
-from eval_detection.search import choose_rate
+from eval_detection.search import choose_rate, hold_out
 from eval_detection.voc import open_voc
 from siambench.backbone import Backbone
+from siambench.errors import UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.files import write_text
 from siambench.progress import say
@@ -42,7 +45,15 @@ def open_data(config: DetectConfig) -> DetectionData:
         UserError: either is wrong.
     """
     check_config(config)
-    return open_voc(config) if config.format == "voc" else open_coco(config)
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    if config.batch_size % processes:
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared by {processes} processes; choose a multiple"
+        )
+    data = open_voc(config) if config.format == "voc" else open_coco(config)
+    if len(config.rates) > 1:
+        hold_out(data, config.holdout, config.seed)  # refuses what cannot be searched on
+    return data
 
 
 def evaluate(
@@ -89,7 +100,7 @@ def _by_detectron2(path: Path, split: str) -> list[Metric]:
 
 BENCHMARK: Benchmark[DetectConfig, DetectionData] = Benchmark(
     verb="detect",
-    version=2,
+    version=VERSION,
     engine=engine_of,
     open_data=open_data,
     evaluate=evaluate,

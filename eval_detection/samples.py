@@ -54,7 +54,7 @@ class DetectionData:
         test: all images of the test set that can be read.
         train_json, test_json: COCO's annotations of both; None for VOC.
         info: name, fingerprint and counts.
-        train_left_out, test_left_out: ids in the JSONs of annotations that are wrong and, under
+        train_left_out, test_left_out: places in the JSONs' lists of annotations that are wrong and, under
             ``skip_bad``, not there.
     """
 
@@ -173,6 +173,8 @@ def finish(
         raise UserError(f"{root}: no image of the training set {splits[0]} has a box")
     if not any(len(s.boxes) for s in parts[1]):
         raise UserError(f"{root}: no image of the test set {splits[1]} has a box")
+    if all(s.difficult.all() for s in parts[1]):
+        raise UserError(f"{root}: every object of the test set {splits[1]} is difficult")
     counts["classes"] = len(classes)
     for split, part in zip(splits, parts, strict=True):
         counts[f"{split}_boxes"] = sum(len(s.boxes) for s in part)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_detection.config import DetectConfig
+from eval_detection.config import VERSION, DetectConfig
 from eval_detection.engines import detect, engine_of
 from eval_detection.metrics import measure
 from eval_detection.results import Diverged
@@ -39,7 +39,7 @@ def choose_rate(
         return config.at_rate(config.rates[0]), []
     seed = job.seed - job.trial
     parts = hold_out(data, config.holdout, seed)
-    protocol = {**protocol_of(config), "lr": None, "engine": engine_of(config)}
+    protocol = {**protocol_of(config), "lr": None, "engine": engine_of(config), "version": VERSION}
     name = digest_of([protocol, backbone.sha256, data.info.fingerprint, seed])[:12]
     folder = job.folder.parent / f"search-{backbone.name}-{name}"
     scores: dict[float, Scores] = {}
@@ -48,7 +48,7 @@ def choose_rate(
             job,
             seed=seed,
             trial=0,
-            folder=folder / f"lr-{rate:g}",
+            folder=folder / f"lr-{rate!r}",
             title=f"{job.title}, held out, lr {rate:g}",
         )
         scores[rate] = _score(backbone, parts, config.at_rate(rate), trying)
@@ -70,7 +70,7 @@ def hold_out(data: DetectionData, fraction: float, seed: int) -> DetectionData:
     """``data`` with a random part of its training images as test set, and no longer trained on.
 
     Raises:
-        UserError: there are not two training images.
+        UserError: there are not two training images, or nothing in those held out counts.
     """
     count = len(data.train)
     if count < 2:
@@ -80,6 +80,11 @@ def hold_out(data: DetectionData, fraction: float, seed: int) -> DetectionData:
     held = np.random.default_rng((seed, 2)).permutation(count)
     held = np.sort(held[: min(max(round(fraction * count), 1), count - 1)])
     kept = np.setdiff1d(np.arange(count), held)
+    if all(data.train[i].difficult.all() for i in held):
+        raise UserError(
+            f"detect: every object of the {len(held)} held-out images is difficult; raise --holdout "
+            f"({fraction}), or give --lr one rate"
+        )
     return replace(
         data,
         train=[data.train[i] for i in kept],
@@ -107,7 +112,7 @@ def _score(backbone: Backbone, data: DetectionData, config: DetectConfig, job: J
             scores = _main_scores(measure(data, results, masks=config.mask).metrics)
         write_text(path, json.dumps(scores))
         for weights in job.folder.glob("*.pth"):
-            weights.unlink()
+            weights.unlink(missing_ok=True)
         return scores
 
     return job.world.from_first(write)

@@ -50,18 +50,28 @@ def _year_and_split(text: str, field: str) -> tuple[str, str]:
 def _keep_apart(
     config: DetectConfig, train_sets: list[tuple[str, str]], test_set: tuple[str, str]
 ) -> None:
-    """Raise UserError if an image of the test set is trained on; the same id is one of its year."""
+    """Raise UserError if an image of the test set is trained on, or an id twice.
+
+    The same id in another year's test set is another image.
+    """
 
     def images(year: str, split: str) -> set[tuple[str, str]]:
         return {(year, name) for name in _ids(voc_folder(config.data, year), split, Problems())}
 
     test = images(*test_set)
+    seen: dict[str, str] = {}
     for text, one in zip(config.train_sets, train_sets, strict=True):
         if shared := images(*one) & test:
             raise UserError(
                 f"train_sets: {len(shared)} images of {text} are also in the test set "
                 f"{config.test_set}, e.g. {min(shared)[1]}; choose sets that share none"
             )
+        if twice := sorted(name for _, name in images(*one) if name in seen):
+            raise UserError(
+                f"train_sets: {len(twice)} image ids are in {seen[twice[0]]} and in {text}, e.g. "
+                f"{twice[0]}; choose sets that share none"
+            )
+        seen |= {name: text for _, name in images(*one)}
 
 
 def _ids(folder: Path, split: str, problems: Problems) -> list[str]:

@@ -143,10 +143,10 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
     if trials > 1 and not benchmark.seeded(config):
         say(f"{config.preset or benchmark.verb}: nothing in it is random, so one trial is all")
         trials = 1
+    engine = world.from_first(lambda: benchmark.engine(config))
     backbone = world.from_first(lambda: load_backbone(config.backbone))
     data = world.from_first(lambda: benchmark.open_data(config))
     name = config.preset or benchmark.verb
-    engine = benchmark.engine(config)
     protocol = {**protocol_of(config), "version": benchmark.version, "engine": engine}
     protocol_hash = digest_of(protocol)
     workers = share_cores(config.workers, world.device, local_size())

@@ -28,16 +28,6 @@ def detect(backbone: Backbone, data: DetectionData, config: DetectConfig, job: J
         UserError: the batch does not suit the processes, bf16 is asked for on a CPU, or the backbone
             does not fit.
     """
-    if config.batch_size % job.world.size:
-        raise job.world.problem(
-            f"batch_size {config.batch_size} cannot be shared by {job.world.size} processes; choose "
-            "a multiple"
-        )
-    if config.bf16 and job.device.type == "cpu":
-        raise job.world.problem(
-            "bf16: detectron2's mixed precision needs a GPU; leave --bf16 out, or use --engine "
-            "torchvision"
-        )
     cfg = configuration(backbone.meta, data, config, job)
     model = train(backbone, data.train, config, cfg, job)
     if job.world.rank == 0:

@@ -22,13 +22,7 @@ def detect(backbone: Backbone, data: DetectionData, config: DetectConfig, job: J
 
     Raises:
         Diverged: a loss is not finite.
-        UserError: the batch cannot be shared by the processes.
     """
-    if config.batch_size % job.world.size:
-        raise job.world.problem(
-            f"batch_size {config.batch_size} cannot be shared by {job.world.size} processes; choose "
-            "a multiple"
-        )
     model = train(backbone, data, config, job)
     if job.world.rank == 0:
         with atomic_path(job.folder / "detector.pth") as temporary:

@@ -95,8 +95,12 @@ def draws(samples: Sequence[Sample], batch_size: int, seed: int) -> Iterator[lis
 def resized_shape(height: int, width: int, shorter: int, longest: int) -> Size:
     """Height and width with the shorter side at ``shorter``, unless the longer passes ``longest``."""
     scale = shorter / min(height, width)
-    scale = min(scale, longest / max(height, width))
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    sides = [shorter * 1.0, scale * max(height, width)]  # rounded as detectron2 rounds
+    if sides[1] > longest:
+        scale = longest / sides[1]
+        sides = [side * scale for side in sides]
+    small, large = (max(int(side + 0.5), 1) for side in sides)
+    return (small, large) if height < width else (large, small)
 
 
 def padded_shape(sizes: Sequence[Size], divisible: int) -> Size:

@@ -85,7 +85,7 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
                 if first:
                     _save(checkpoint, model, optimizer, done)
     if config.precise_bn_iters:
-        precise_bn(model, (lambda i=i, b=b: losses_of(model, b, i) for i, b in batches))
+        precise_bn(model, (lambda i=i, b=b: losses_of(model, b, i) for i, b in batches), job.world)
         watch.check(model, last)
         if first:
             _save(checkpoint, model, optimizer, total)

@@ -34,7 +34,7 @@ TINY = {
     "device": "cpu",
 }
 COCO = {"format": "coco", "mask": True, "train_sets": ["train2017"], "test_set": "val2017"}
-SHORT = {"max_iter": 4, "steps": [3], "precise_bn_iters": 1}
+SHORT = {"max_iter": 4, "steps": [3], "warmup_iters": 2, "precise_bn_iters": 1}
 
 
 def config_of(data: Path, backbone: Path, out: Path, **changes) -> DetectConfig:

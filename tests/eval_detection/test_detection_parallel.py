@@ -199,5 +199,5 @@ def test_divergence_ends_both(scenes: Path, backbone_file: Path, tmp_path: Path)
 def test_a_batch_that_cannot_be_shared(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
     config = config_of(scenes, backbone_file, batch_size=3)
     assert in_two(config, tmp_path) == [2, 2]
-    (told,) = tmp_path.glob("*.UserError")
+    told = next(tmp_path.glob("*.UserError"))
     assert "batch_size 3 cannot be shared by 2 processes" in told.read_text()

@@ -11,9 +11,9 @@ import torch
 from detectron2_runs import COCO, SHORT, config_of, job_folder, job_in, lines
 from pycocotools import mask as rle_tools
 
+from eval_detection.engines import engine_of
 from eval_detection.evaluate import open_data, run
 from siambench.checkpoints.source import load_backbone
-from siambench.distributed import World
 from siambench.errors import UserError
 
 pytestmark = pytest.mark.detectron2
@@ -202,14 +202,10 @@ def test_what_cannot_run_is_refused_in_one_line(
 
     config = config_of(scenes, backbone_file, tmp_path, **SHORT)
     data, backbone = open_data(config), load_backbone(str(backbone_file))
-    for changes, world, message in (
-        ({"bf16": True}, 1, "needs a GPU"),
-        ({"batch_size": 3}, 2, "batch_size 3 cannot be shared by 2 processes"),
-        ({"lr": 1e30}, 1, r"diverged.*Lower lr \(1e\+30"),
-    ):
-        job = job_in(tmp_path, world=World(0, world, torch.device("cpu")))
-        with pytest.raises(UserError, match=message):
-            detect(backbone, data, replace(config, **changes), job)
+    with pytest.raises(UserError, match="needs a GPU"):
+        engine_of(replace(config, bf16=True))
+    with pytest.raises(UserError, match=r"diverged.*Lower lr \(1e\+30"):
+        detect(backbone, data, replace(config, lr=1e30), job_in(tmp_path))
 
 
 def test_rates_are_searched_and_one_that_diverges_is_out(

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,6 @@ def voc(root: Path, **changes) -> DetectConfig:
 def coco(root: Path, **changes) -> DetectConfig:
     fields = {"train_sets": ["train2017"], "test_set": "val2017", "mask": True, **changes}
     return DetectConfig(backbone="", data=str(root / "coco"), format="coco", **fields)
-
-
-@pytest.fixture
-def copy(scenes: Path, tmp_path: Path) -> Path:
-    """A copy of VOC2007 and COCO that a test may spoil."""
-    shutil.copytree(scenes / "VOCdevkit" / "VOC2007", tmp_path / "VOCdevkit" / "VOC2007")
-    shutil.copytree(scenes / "coco", tmp_path / "coco")
-    return tmp_path
 
 
 def test_voc_boxes_are_zero_based(scenes: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,9 @@ from siambench.errors import UserError
 
 
 @pytest.fixture
-def root(scenes: Path, tmp_path: Path) -> Path:
-    """A copy of VOC2007 and COCO that a test may spoil."""
-    shutil.copytree(scenes / "VOCdevkit" / "VOC2007", tmp_path / "VOCdevkit" / "VOC2007")
-    shutil.copytree(scenes / "coco", tmp_path / "coco")
-    return tmp_path
+def root(copy: Path) -> Path:
+    """The same."""
+    return copy
 
 
 def open_coco(root: Path, **changes) -> DetectionData:

@@ -4,7 +4,8 @@ Usage: OMP_NUM_THREADS=1 python benchmarks/detect.py [ROUNDS [ARCH PIXELS BATCH 
 only. By default 3 rounds of resnet50, pictures of 128 px, batches of 2, 16 RoIs an image, 8 iterations;
 on a machine with a GPU 800 px, 16, 512 and 40. detectron2's rows need detectron2 in the same
 environment. Every measurement is a fresh process that trains for 2, for 2 and for 2 + ITERATIONS
-iterations: the last difference is the iterations' time, without start-up, test and set-up. Memory is the
+iterations: the last difference is the iterations' time, without start-up, test and set-up: on a CPU the
+processor's time, which other work on the machine hardly moves, on a GPU the wall's. Memory is the
 highest resident set of the process, on a GPU torch's own peak. Loading happens in the training process
 on a CPU, so that its share of the time is what it takes there; on a GPU it is what one of the 16
 loader processes spends on a picture, over 16, as a share of an iteration.
@@ -108,16 +109,17 @@ def measure(network: str, engine: str, bf16: str, data: str, *sizes: str) -> Non
     content = open_data(config)
     del content.test[1:]
     backbone = load_backbone(config.backbone)
+    clock = time.perf_counter if cuda else time.process_time
     taken = []
     for count in (2, 2, 2 + iterations):  # the first is to warm up
         _SEEN.update(seconds=0.0, pictures=0)
         with tempfile.TemporaryDirectory() as folder:
             job = Job(0, 0, device, 16 if cuda else 0, Path(folder), "key", "benchmark")
-            start = time.perf_counter()
+            start = clock()
             detect(backbone, content, DetectConfig(**common, max_iter=count), job)
             if cuda:
                 torch.cuda.synchronize()
-            taken.append(time.perf_counter() - start)
+            taken.append(clock() - start)
     seconds = (taken[2] - taken[1]) / iterations
     peak = torch.cuda.max_memory_allocated() if cuda else resident()
     picture = _SEEN["seconds"] / max(_SEEN["pictures"], 1)

@@ -113,6 +113,6 @@ def test_what_is_wrong_is_said_once(scenes, backbone_file, tmp_path):
 
 def test_what_runs_in_one_process_says_so(scenes, backbone_file, tmp_path):
     arguments = [f"--backbone={backbone_file}", f"--data={scenes}", f"--out={tmp_path}"]
-    done = torchrun("eval_detection", [*arguments, "--preset=voc07-frcnn-c4"])
+    done = torchrun("eval_segmentation", [*arguments, "--preset=voc12aug-fcn-20k"])
     assert done.returncode != 0
-    assert done.stderr.count("detect runs in one process; start it without torchrun") == 1
+    assert done.stderr.count("segment runs in one process; start it without torchrun") == 1

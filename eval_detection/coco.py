@@ -12,10 +12,11 @@ import numpy as np
 from eval_detection.coco_json import Kinds, as_mask, four_numbers, lacks, load, named
 from eval_detection.config import DetectConfig
 from eval_detection.masks import Code, Masks, Polygons
-from eval_detection.problems import Problems, wrong_boxes
+from eval_detection.problems import wrong_boxes
 from eval_detection.samples import DetectionData, Sample, as_sample, finish
 from siambench.errors import UserError
 from siambench.files import existing, sha256_file
+from siambench.problems import Problems
 
 # train2017 itself holds two boxes of height 0 (github.com/cocodataset/cocoapi/issues/355).
 _KNOWN_FLAT = {918, 2206849}

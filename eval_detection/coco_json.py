@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as rle_tools
 
 from eval_detection.masks import Code, Polygons
-from eval_detection.problems import Problems
+from siambench.problems import Problems
 
 PARTS = ("images", "annotations", "categories")
 Kinds = dict[str, Any]  # what a field's value must be an instance of

@@ -10,12 +10,11 @@ from eval_detection.config import VERSION, DetectConfig, check_config
 from eval_detection.engines import detect, engine_of
 from eval_detection.metrics import measure
 from eval_detection.pictures import draw_pictures
-from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
 from eval_detection.search import choose_rate, hold_out
 from eval_detection.voc import open_voc
 from siambench.backbone import Backbone
-from siambench.errors import UserError
+from siambench.errors import Diverged, UserError
 from siambench.evaluation import Benchmark, Job, run_evaluation
 from siambench.files import write_text
 from siambench.progress import say

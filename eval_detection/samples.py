@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from eval_detection.masks import Mask
-from eval_detection.problems import Problems
 from siambench.data.images import dataset_name, inspect_images
 from siambench.errors import UserError, first_line
 from siambench.files import digest_of
+from siambench.problems import Problems
 from siambench.record import DatasetInfo
 
 _BLOCK = 1024  # files per task of a thread

@@ -10,11 +10,10 @@ import numpy as np
 from eval_detection.config import VERSION, DetectConfig
 from eval_detection.engines import detect, engine_of
 from eval_detection.metrics import measure
-from eval_detection.results import Diverged
 from eval_detection.samples import DetectionData
 from siambench.backbone import Backbone
 from siambench.config import protocol_of
-from siambench.errors import UserError
+from siambench.errors import Diverged, UserError
 from siambench.evaluation import Job
 from siambench.files import digest_of, write_text
 from siambench.progress import say

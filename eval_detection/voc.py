@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from eval_detection.config import DetectConfig
-from eval_detection.problems import Problems, wrong_boxes
+from eval_detection.problems import wrong_boxes
 from eval_detection.samples import DetectionData, Sample, as_sample, finish
 from siambench.data.voc import class_names, split_ids, voc_folder
 from siambench.errors import UserError
+from siambench.problems import Problems
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

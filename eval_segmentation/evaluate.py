@@ -17,15 +17,7 @@ def evaluate(
     backbone: Backbone, data: SegmentationData, config: SegmentConfig, job: Job
 ) -> list[Metric]:
     """Fine-tune an FCN from ``backbone`` on ``data.train``; mIoU and the rest on ``data.val``."""
-    model = FCN(
-        backbone,
-        len(data.classes),
-        head_channels=config.head_channels,
-        head_convs=config.head_convs,
-        aux_channels=config.aux_channels,
-        dropout=config.dropout,
-        aux=config.aux_weight > 0,
-    ).to(job.device)
+    model = FCN(backbone, len(data.classes), config).to(job.device)
     model.to(memory_format=torch.channels_last)
     train(model, backbone.meta, data, config, job)
     matrix = confusion_matrix(model, backbone.meta, data, config, job)
@@ -34,7 +26,12 @@ def evaluate(
 
 
 BENCHMARK = Benchmark(
-    verb="segment", version=1, engine=lambda config: "torch", open_data=open_data, evaluate=evaluate
+    verb="segment",
+    version=2,
+    engine=lambda config: "torch",
+    open_data=open_data,
+    evaluate=evaluate,
+    parallel=lambda config: "steps",
 )
 
 

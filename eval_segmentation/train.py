@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Subset
 
 from eval_segmentation.augment import TrainCrops
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import IGNORE, SegmentationData
-from eval_segmentation.model import FCN, enlarge, segmentation_loss
+from eval_segmentation.data import SegmentationData
+from eval_segmentation.loss import losses
+from eval_segmentation.model import FCN
 from siambench.backbone import BackboneMeta
 from siambench.errors import UserError, first_line
 from siambench.evaluation import Job
@@ -23,7 +24,13 @@ CURVE_POINTS = 400  # of the training curve
 
 
 def learning_rate(config: SegmentConfig, iteration: int) -> float:
-    """The poly schedule: (lr - min_lr) (1 - iteration / iterations)^power + min_lr (mmengine's PolyLR)."""
+    """The rate at ``iteration`` (from 0) of ``config.schedule``.
+
+    Poly is (lr - min_lr) (1 - iteration / iterations)^power + min_lr, as mmengine's PolyLR.
+    """
+    if config.schedule == "step":
+        passed = sum(iteration >= round(step * config.iterations) for step in config.steps)
+        return config.lr * 0.1**passed
     left = 1 - iteration / config.iterations
     return (config.lr - config.min_lr) * left**config.poly_power + config.min_lr
 
@@ -61,19 +68,17 @@ def train(
     model.train()
     with bar(f"{job.title}: iterations", config.iterations, start) as progress:
         for iteration, (images, labels) in enumerate(loader, start):
-            torch.manual_seed((job.seed * 1_000_003 + iteration) % 2**63)  # for dropout
+            first = (job.seed * 1_000_003 + iteration) * 4096
+            seeds = [2 * (first + place) % 2**63 for place in range(len(images))]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, iteration) * group["times"]
             x = normalise(images.to(job.device, non_blocking=True), meta.mean, meta.std)
             x = x.to(memory_format=torch.channels_last)
             target = labels.to(job.device, non_blocking=True).long()
             with torch.autocast(job.device.type, torch.bfloat16, enabled=config.bf16):
-                logits, aux = model(x)
-            side = (config.crop, config.crop)
-            loss = segmentation_loss(enlarge(logits, side, config.align_corners), target, IGNORE)
-            if aux is not None:
-                logits = enlarge(aux, side, config.align_corners)
-                loss = loss + config.aux_weight * segmentation_loss(logits, target, IGNORE)
+                logits, aux = model(x, seeds)
+            found = losses(logits, aux, target, config, job.world)
+            loss = torch.stack(list(found.values())).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -74,6 +74,7 @@ _RUNTIME = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"} | {
     "cache",
     "checkpoint_every",
     "download",
+    "sbd",
     "search",
 }
 

@@ -80,13 +80,17 @@ class World:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return bool(shared)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean of ``values`` (any shape, the same in all processes) over the processes."""
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of ``values`` (any shape, the same in all processes) over the processes."""
         if self.size == 1:
             return values
         values = values.clone()
         dist.all_reduce(values)
-        return values / self.size
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` (any shape, the same in all processes) over the processes."""
+        return values if self.size == 1 else self.sum(values) / self.size
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """The rows of all processes, in the order of their ranks, in every process.

@@ -24,6 +24,10 @@ class UserError(Exception):
         self.details = tuple(printable(line, len(line)) for line in details)
 
 
+class Diverged(UserError):
+    """Training ended in a loss or a weight that is not finite; raised in every process alike."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type where it has none: for one-line messages."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -49,7 +49,7 @@ class Data(Protocol):
         ...
 
 
-Parallel = Literal["nothing", "features", "steps"]
+Parallel = Literal["features", "steps"]
 
 C = TypeVar("C", bound=EvaluationConfig)
 D = TypeVar("D", bound=Data)
@@ -99,10 +99,10 @@ class Benchmark(Generic[C, D]):
         engine: library that does the work with a configuration, e.g. ``"torch"``, ``"scikit-learn"``.
         open_data: reads and checks the data; raises UserError before hours of work.
         evaluate: the benchmark itself.
+        parallel: what several processes share: ``"features"`` (they extract together, through the
+            cache alone; then the first goes on by itself), or ``"steps"`` (all take part to the end).
+            Process 0 returns the metrics.
         seeded: whether the seed changes the result; if not, more than one trial would repeat it.
-        parallel: what several processes share: ``"nothing"`` (they are refused), ``"features"`` (they
-            extract together, through the cache alone; then the first goes on by itself), or
-            ``"steps"`` (all take part to the end). Process 0 returns the metrics.
     """
 
     verb: str
@@ -110,8 +110,8 @@ class Benchmark(Generic[C, D]):
     engine: Callable[[C], str]
     open_data: Callable[[C], D]
     evaluate: Callable[[Backbone, D, C, Job], list[Metric]]
+    parallel: Callable[[C], Parallel]
     seeded: Callable[[C], bool] = lambda config: True
-    parallel: Callable[[C], Parallel] = lambda config: "nothing"
 
 
 def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
@@ -130,8 +130,6 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
 
 def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Record]:
     parallel = benchmark.parallel(config)
-    if world.size > 1 and parallel == "nothing":
-        raise world.problem(f"{benchmark.verb} runs in one process; start it without torchrun")
     if config.trials < 1 or not 0 <= config.seed <= 2**63 - config.trials:
         raise world.problem(
             f"trials must be at least 1 and seed at least 0 and below 2^63, not {config.trials} and "

@@ -17,15 +17,14 @@ from torch import nn
 
 import eval_detection.detectron2_engine.heads  # noqa: F401 - registers what settings.py names
 from eval_detection.config import DetectConfig
-from eval_detection.curve import Curve
 from eval_detection.detectron2_engine.data import packed, train_loader
 from eval_detection.detectron2_engine.weights import load_backbone
-from eval_detection.results import Diverged
 from eval_detection.samples import Sample
 from siambench.backbone import Backbone
+from siambench.curve import Curve
 from siambench.device import seed_everything
 from siambench.distributed import World
-from siambench.errors import first_line
+from siambench.errors import Diverged, first_line
 from siambench.evaluation import Job
 from siambench.files import atomic_path
 from siambench.progress import Bar, bar, say

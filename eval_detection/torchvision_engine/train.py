@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from eval_detection.config import DetectConfig, Schedule
-from eval_detection.curve import EVERY, Curve
 from eval_detection.samples import DetectionData
 from eval_detection.torchvision_engine.detector import Detector
 from eval_detection.torchvision_engine.loader import (
@@ -23,14 +22,15 @@ from eval_detection.torchvision_engine.loader import (
 )
 from eval_detection.torchvision_engine.network import build_detector
 from eval_detection.torchvision_engine.precise_bn import batch_norms, precise_bn
-from eval_detection.torchvision_engine.watch import Watch
 from siambench.backbone import Backbone
+from siambench.curve import EVERY, Curve
 from siambench.distributed import sync_batchnorm
 from siambench.errors import first_line
 from siambench.evaluation import Job
 from siambench.files import atomic_path
 from siambench.progress import bar, say
 from siambench.resnet import build_resnet
+from siambench.watch import Watch
 
 _WARMUP_FACTOR = 1e-3  # detectron2, SOLVER.WARMUP_FACTOR
 _GAMMA = 0.1  # SOLVER.GAMMA
@@ -59,7 +59,8 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
     parallel = job.world.parallel(model, static=False)
     losses_of = _losses_of(backbone, config, job)
     batches = enumerate(_batches(data, config, job, model.divisible, start, total), start)
-    watch = Watch(job.world, job.device, schedule)
+    advice = f"lower lr ({schedule.lr:g} at this batch) or lengthen warmup_iters ({schedule.warmup_iters})"
+    watch = Watch(job.world, job.device, "detect", advice)
     curve = Curve(job.folder / "curve.jsonl", start) if first else None
     with bar(f"{job.title}: iterations", last, start) as progress:
         for iteration, batch in islice(batches, last - start):

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image, ImageColor
 from pycocotools import mask as rle_tools
 
-from eval_detection.pictures import COLOURS, FEW, GAP, LARGEST, LINE, SMALLEST, draw_pictures
+from eval_detection.pictures import FEW, draw_pictures
 from eval_detection.results import Result
 from eval_detection.samples import DetectionData, Sample, as_sample
 from siambench.record import DatasetInfo
+from siambench.sheet import COLOURS, GAP, LARGEST, LINE, SMALLEST
 
 GREY = (100, 100, 100)
 DOG, CAT = (ImageColor.getrgb(colour) for colour in COLOURS[:2])

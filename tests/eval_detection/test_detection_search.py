@@ -11,9 +11,8 @@ import eval_detection.search as search
 from eval_detection import VERBS
 from eval_detection.config import DetectConfig, Schedule
 from eval_detection.evaluate import open_data, run
-from eval_detection.results import Diverged
 from siambench.config import make_config
-from siambench.errors import UserError
+from siambench.errors import Diverged, UserError
 
 TINY = {
     "engine": "torchvision",

@@ -13,18 +13,18 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from eval_detection import VERBS
 from eval_detection.config import DetectConfig
-from eval_detection.curve import Curve
 from eval_detection.evaluate import BENCHMARK, open_data, run
-from eval_detection.results import Diverged
 from eval_detection.torchvision_engine.names import from_detectron2
 from eval_detection.torchvision_engine.precise_bn import precise_bn
 from eval_detection.torchvision_engine.train import _optimizer, learning_rate, train
-from eval_detection.torchvision_engine.watch import Watch
 from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
+from siambench.curve import Curve
 from siambench.distributed import World
+from siambench.errors import Diverged
 from siambench.evaluation import Job
 from siambench.record import read_record
+from siambench.watch import Watch
 
 TINY = {
     "engine": "torchvision",
@@ -190,8 +190,8 @@ def test_divergence_is_one_line(
 
 def test_losses_are_looked_at_when_asked() -> None:
     """The last ones, or the first that were not finite, however long ago."""
-    config = DetectConfig(backbone="", data="", lr=0.5)
-    watch = Watch(World(0, 1, torch.device("cpu")), torch.device("cpu"), config.schedule())
+    cpu = torch.device("cpu")
+    watch = Watch(World(0, 1, cpu), cpu, "detect", "lower lr (0.5 at this batch)")
     for iteration in range(1, 6):
         watch.add({"cls": torch.tensor(float(iteration)), "box": torch.tensor(0.5)})
     assert watch.look(5) == {"cls": 5.0, "box": 0.5}

@@ -109,10 +109,3 @@ def test_what_is_wrong_is_said_once(scenes, backbone_file, tmp_path):
     done = torchrun("eval_linear", arguments_of(scenes, backbone_file, tmp_path, *wild))
     assert done.returncode != 0
     assert done.stderr.count("training diverged") == 1
-
-
-def test_what_runs_in_one_process_says_so(scenes, backbone_file, tmp_path):
-    arguments = [f"--backbone={backbone_file}", f"--data={scenes}", f"--out={tmp_path}"]
-    done = torchrun("eval_segmentation", [*arguments, "--preset=voc12aug-fcn-20k"])
-    assert done.returncode != 0
-    assert done.stderr.count("segment runs in one process; start it without torchrun") == 1

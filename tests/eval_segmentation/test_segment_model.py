@@ -9,9 +9,18 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.segmentation.fcn import FCNHead as TorchvisionHead
 
-from eval_segmentation.model import FCN, FCNHead, dilate, enlarge, segmentation_loss
+from eval_segmentation.config import SegmentConfig
+from eval_segmentation.loss import segmentation_loss
+from eval_segmentation.model import FCN, FCNHead, dilate, enlarge
 from siambench.checkpoints.source import load_backbone
+from siambench.distributed import World
 from siambench.resnet import build_resnet
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def _config(**fields: object) -> SegmentConfig:
+    return SegmentConfig(backbone="", data="", **fields)
 
 
 def _random_norms(net: nn.Module) -> None:
@@ -57,7 +66,7 @@ def test_bottlenecks_dilate_as_torchvision_does() -> None:
 
 
 def test_auxiliary_head_has_the_shapes_of_torchvisions() -> None:
-    ours = FCNHead(1024, 256, 21, convs=1, concat=False, dropout=0.1)
+    ours = FCNHead(1024, 256, 21, convs=1, dropout=0.1)
     theirs = TorchvisionHead(1024, 21)
     assert sorted(p.shape for p in ours.parameters()) == sorted(
         p.shape for p in theirs.parameters()
@@ -79,10 +88,10 @@ def test_main_head_reads_its_input_and_its_own_output() -> None:
 def test_fcn_starts_from_the_backbone_and_leaves_it_alone(backbone_file: Path) -> None:
     backbone = load_backbone(backbone_file)
     before = {k: v.clone() for k, v in backbone.resnet.state_dict().items()}
-    model = FCN(backbone, 5, head_channels=16, aux_channels=8).train()
+    model = FCN(backbone, 5, _config(head_channels=16, aux_channels=8)).train()
     for name, tensor in model.resnet.state_dict().items():
         assert torch.equal(tensor, before[name])
-    logits, aux = model(torch.randn(2, 3, 64, 41))
+    logits, aux = model(torch.randn(2, 3, 64, 41), [1, 3])
     assert logits.shape == aux.shape == (2, 5, 8, 6)
     (logits.sum() + aux.sum()).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -90,15 +99,18 @@ def test_fcn_starts_from_the_backbone_and_leaves_it_alone(backbone_file: Path) -
     for name, tensor in backbone.resnet.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert model.eval()(torch.randn(1, 3, 64, 64))[1] is None
-    assert FCN(backbone, 5, aux=False).train()(torch.randn(2, 3, 64, 64))[1] is None
+    assert (
+        FCN(backbone, 5, _config(aux_weight=0.0)).train()(torch.randn(2, 3, 64, 64), [1, 3])[1]
+        is None
+    )
 
 
 def test_loss_divides_by_all_pixels() -> None:
     logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]])  # (1, 2 classes, 1, 2)
     labels = torch.tensor([[[0, 255]]])
     expected = -math.log(math.exp(2) / (math.exp(2) + 1)) / 2
-    assert math.isclose(segmentation_loss(logits, labels, 255), expected, rel_tol=1e-6)
-    nothing = segmentation_loss(logits, torch.full((1, 1, 2), 255), 255)
+    assert math.isclose(segmentation_loss(logits, labels, _config(), ALONE), expected, rel_tol=1e-6)
+    nothing = segmentation_loss(logits, torch.full((1, 1, 2), 255), _config(), ALONE)
     assert nothing == 0  # torch's mean would be NaN
 
 

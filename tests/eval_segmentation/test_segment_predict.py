@@ -51,7 +51,11 @@ def test_overlaps_are_averaged() -> None:
 
 def test_a_window_as_large_as_the_image_is_the_whole_image(backbone_file: Path) -> None:
     torch.manual_seed(0)
-    model = FCN(load_backbone(backbone_file), 4, head_channels=8, aux_channels=8).eval()
+    model = FCN(
+        load_backbone(backbone_file),
+        4,
+        SegmentConfig(backbone="", data="", head_channels=8, aux_channels=8),
+    ).eval()
     images = torch.randn(2, 3, 40, 56)
     with torch.inference_mode():
         whole = logits_of(model, images, _config(inference="whole"))

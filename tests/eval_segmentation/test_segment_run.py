@@ -142,7 +142,7 @@ def test_interrupted_training_ends_in_the_same_weights(
 
     def weights(folder: Path, *, stop_at: int | None = None) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
-        model = FCN(backbone, len(data.classes), head_channels=8, aux_channels=8)
+        model = FCN(backbone, len(data.classes), config)
         steps = iter(range(100))
 
         def normalise(*args: object) -> torch.Tensor:
@@ -188,7 +188,7 @@ def test_heads_may_learn_faster(scenes: Path, backbone_file: Path, tmp_path: Pat
         )
         data, backbone = open_data(config), load_backbone(backbone_file)
         torch.manual_seed(0)
-        model = FCN(backbone, len(data.classes), head_channels=8, aux_channels=8, dropout=0.0)
+        model = FCN(backbone, len(data.classes), config)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         train(model, backbone.meta, data, config, _job(tmp_path / str(times)))
         moved[times] = {n: p.detach() - before[n] for n, p in model.named_parameters()}
@@ -202,7 +202,7 @@ def test_heads_may_learn_faster(scenes: Path, backbone_file: Path, tmp_path: Pat
 def test_damaged_checkpoint_is_named(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
     config = _config(backbone_file, scenes / "VOCdevkit", tmp_path)
     data, backbone = open_data(config), load_backbone(backbone_file)
-    model = FCN(backbone, len(data.classes), head_channels=8, aux_channels=8)
+    model = FCN(backbone, len(data.classes), config)
     checkpoint_path(tmp_path).write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match=rf"{checkpoint_path(tmp_path)} cannot be read.*delete it"):
         train(model, backbone.meta, data, config, _job(tmp_path))
@@ -211,7 +211,7 @@ def test_damaged_checkpoint_is_named(scenes: Path, backbone_file: Path, tmp_path
 def test_divergence_is_said(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
     config = _config(backbone_file, scenes / "VOCdevkit", tmp_path, lr=1e30, iterations=20)
     data, backbone = open_data(config), load_backbone(backbone_file)
-    model = FCN(backbone, len(data.classes), head_channels=8, aux_channels=8)
+    model = FCN(backbone, len(data.classes), config)
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at iteration \d+; lower --lr"):
         train(model, backbone.meta, data, config, _job(tmp_path))
 

@@ -1,4 +1,4 @@
-"""Losses as JSON lines, under the same names whichever engine trains."""
+"""The losses of a fine-tuning as JSON lines."""
 
 import json
 from collections.abc import Mapping

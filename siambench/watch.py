@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from eval_detection.config import Schedule
-from eval_detection.results import Diverged
 from siambench.distributed import World
+from siambench.errors import Diverged
 
 
 class Watch:
@@ -16,11 +15,12 @@ class Watch:
     Args:
         world: the processes; all see the same losses, and so all raise.
         device: where the losses are.
-        schedule: what the message tells to change.
+        verb: what trains, for the message.
+        advice: what to change, for the message.
     """
 
-    def __init__(self, world: World, device: torch.device, schedule: Schedule) -> None:
-        self.world, self.schedule = world, schedule
+    def __init__(self, world: World, device: torch.device, verb: str, advice: str) -> None:
+        self.world, self.verb, self.advice = world, verb, advice
         self.names: list[str] = []
         self.values = torch.zeros((), device=device)
         self.bad = torch.zeros(1, device=device)  # iterations since then, with the first
@@ -55,10 +55,7 @@ class Watch:
             self._diverged(f"the weights are not finite after iteration {done}")
 
     def _diverged(self, what: str) -> None:
-        raise Diverged(
-            f"detect: {what}; lower lr ({self.schedule.lr:g} at this batch) or lengthen warmup_iters "
-            f"({self.schedule.warmup_iters})"
-        )
+        raise Diverged(f"{self.verb}: {what}; {self.advice}")
 
 
 def _finite(tensors: Iterable[Tensor]) -> bool:

@@ -6,39 +6,47 @@ a run resumed at any iteration, with any number of loader processes, sees what i
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as T
 
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import IGNORE, SegmentationData, read_mask
-from siambench.data.images import decode
+from siambench.data.images import decode_array
+
+cv2.setNumThreads(0)  # the loader's processes are the parallelism
 
 # mmsegmentation, mmseg/datasets/transforms/transforms.py, defaults of PhotoMetricDistortion.
 BRIGHTNESS = 32  # added, of 255
 CONTRAST = SATURATION = (0.5, 1.5)  # factors
 HUE = 18  # in OpenCV's units of 2 degrees
 REDRAWS = 10  # RandomCrop's
+LEVELS = np.arange(256, dtype=np.float32)
 
 
-def scaled_size(size: tuple[int, int], long_edge: int, short_edge: int) -> tuple[int, int]:
-    """The largest (width, height) of this shape with its sides at most ``long_edge``, ``short_edge``.
+def scaled_size(
+    size: tuple[int, int], long_edge: int, short_edge: int, ratio: float = 1.0
+) -> tuple[int, int]:
+    """The largest (width, height) of this shape within the edges, each times ``ratio``.
 
-    mmcv's imrescale; it enlarges too. At least one pixel a side.
+    mmcv's imrescale and mmsegmentation's RandomResize; it enlarges too. At least one pixel a side.
+
+    Args:
+        size: (width, height), pixels.
+        long_edge, short_edge: bounds of the longer and the shorter side; both 0 for the image's own.
     """
+    long_edge, short_edge = long_edge or max(size), short_edge or min(size)
+    long_edge, short_edge = int(long_edge * ratio), int(short_edge * ratio)
     factor = min(long_edge / max(size), short_edge / min(size))
     width, height = (max(1, int(side * factor + 0.5)) for side in size)
     return width, height
 
 
-def resize_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """uint8 (3, H, W) of ``size`` (width, height); bilinear, not antialiased, as OpenCV does it."""
-    pixels = T.pil_to_tensor(image)
-    return T.resize(pixels, [size[1], size[0]], InterpolationMode.BILINEAR, antialias=False)
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) to ``size`` (width, height): bilinear, not antialiased, as mmcv resizes."""
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
 class TrainCrops(Dataset[tuple[Tensor, Tensor]]):
@@ -62,7 +70,7 @@ class TrainCrops(Dataset[tuple[Tensor, Tensor]]):
         fill: tuple[float, float, float],
     ) -> None:
         self.data, self.config, self.seed = data, config, seed % 2**32
-        self.fill = torch.tensor(fill).round().to(torch.uint8).view(3, 1, 1)
+        self.fill = [round(level) for level in fill]
 
     def __len__(self) -> int:
         return self.config.iterations * self.config.batch_size
@@ -73,30 +81,28 @@ class TrainCrops(Dataset[tuple[Tensor, Tensor]]):
         epoch, place = divmod(item, len(self.data.train))
         pair = self.data.train[_shuffled(len(self.data.train), self.seed, epoch)[place]]
         rng = np.random.default_rng([self.seed, 1, item])
-        image, labels = decode(pair.image), read_mask(pair.mask, self.data.table)
+        image, labels = decode_array(pair.image), read_mask(pair.mask, self.data.table)
 
         ratio = rng.uniform(config.ratio_min, config.ratio_max)
-        edges = int(config.long_edge * ratio), int(config.short_edge * ratio)
-        width, height = scaled_size(image.size, *edges)
-        pixels = resize_image(image, (width, height))
-        labels = T.resize(
-            torch.from_numpy(labels)[None], [height, width], InterpolationMode.NEAREST
-        )[0].numpy()
-
+        size = scaled_size(pair.size, config.long_edge, config.short_edge, ratio)
+        image = resize_image(image, size)
+        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
         y, x = choose_crop(labels, config.crop, config.cat_max_ratio, rng)
         window = (slice(y, y + config.crop), slice(x, x + config.crop))
-        labels, pixels = labels[window], pixels[:, *window]
+        image, labels = image[window], labels[window]
         if config.flip and rng.random() < 0.5:
-            labels, pixels = labels[:, ::-1], pixels.flip(2)
+            image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
         if config.distort:
-            distorted = distort(pixels.permute(1, 2, 0).contiguous().numpy(), rng)
-            pixels = torch.from_numpy(distorted).permute(2, 0, 1)
+            image = distort(image, rng)
 
-        out = self.fill.expand(3, config.crop, config.crop).clone()
-        out[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        out_labels = torch.full((config.crop, config.crop), IGNORE, dtype=torch.uint8)
-        out_labels[: labels.shape[0], : labels.shape[1]] = torch.from_numpy(labels.copy())
-        return out, out_labels
+        height, width = labels.shape
+        out = np.empty((3, config.crop, config.crop), np.uint8)
+        out_labels = np.full((config.crop, config.crop), IGNORE, np.uint8)
+        out_labels[:height, :width] = labels
+        for plane, channel, level in zip(out, cv2.split(image), self.fill, strict=True):
+            plane[:height, :width] = channel
+            plane[height:], plane[:height, width:] = level, level
+        return torch.from_numpy(out), torch.from_numpy(out_labels)
 
 
 @lru_cache(maxsize=2)
@@ -119,38 +125,45 @@ def choose_crop(
 
     y, x = draw()
     for _ in range(REDRAWS if cat_max_ratio < 1 else 0):
-        counts = np.bincount(labels[y : y + crop, x : x + crop].ravel(), minlength=256)[:IGNORE]
-        if np.count_nonzero(counts) > 1 and counts.max() < cat_max_ratio * counts.sum():
+        window = np.ascontiguousarray(labels[y : y + crop, x : x + crop])
+        counts = cv2.calcHist([window], [0], None, [256], [0, 256]).ravel()[:IGNORE]
+        if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio:
             break
         y, x = draw()
     return y, x
 
 
 def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """mmsegmentation's PhotoMetricDistortion of uint8 RGB pixels (H, W, 3).
+    """mmsegmentation's PhotoMetricDistortion of uint8 RGB pixels (H, W, 3), one draw after another.
 
     Brightness, contrast, saturation and hue, each in half of the cases; contrast before or after
-    the other two with equal chance.
+    the other two with equal chance. Saturation and hue each go to OpenCV's 8-bit HSV and back: what
+    that rounds off is part of the result.
     """
-    levels = np.arange(256, dtype=np.float32)
+    table = LEVELS.astype(np.uint8)  # what becomes of each level
     if rng.random() < 0.5:
-        pixels = _clipped(levels + rng.uniform(-BRIGHTNESS, BRIGHTNESS))[pixels]
-    contrast = rng.uniform(*CONTRAST) if rng.random() < 0.5 else 1.0
+        table = _clipped(LEVELS + rng.uniform(-BRIGHTNESS, BRIGHTNESS))
     early = rng.random() < 0.5
-    if early:
-        pixels = _clipped(levels * contrast)[pixels]
-    saturation = rng.uniform(*SATURATION) if rng.random() < 0.5 else 1.0
-    hue = int(rng.integers(-HUE, HUE)) if rng.random() < 0.5 else 0
-    if saturation != 1 or hue:
-        hsv = np.array(Image.fromarray(pixels).convert("HSV"))
-        hsv[..., 0] += np.uint8(round(hue * 2 / 360 * 256) % 256)  # PIL's hue has 256 steps
-        hsv[..., 1] = _clipped(levels * saturation)[hsv[..., 1]]
-        pixels = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
-    if not early:
-        pixels = _clipped(levels * contrast)[pixels]
+    if early and rng.random() < 0.5:
+        table = _clipped(LEVELS * rng.uniform(*CONTRAST))[table]
+    pixels = cv2.LUT(pixels, table)
+    if rng.random() < 0.5:
+        pixels = _through_hsv(pixels, 1, _clipped(LEVELS * rng.uniform(*SATURATION)))
+    if rng.random() < 0.5:
+        turned = (np.arange(256) + int(rng.integers(-HUE, HUE))) % 180
+        pixels = _through_hsv(pixels, 0, turned.astype(np.uint8))
+    if not early and rng.random() < 0.5:
+        pixels = cv2.LUT(pixels, _clipped(LEVELS * rng.uniform(*CONTRAST)))
     return pixels
 
 
+def _through_hsv(pixels: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+    """``pixels`` with one channel of their HSV (hue 0 to 179) replaced by the table's levels."""
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
 def _clipped(levels: np.ndarray) -> np.ndarray:
-    """A look-up table of 256 levels, as uint8."""
+    """A table of 256 levels, as uint8: what is beyond 0 to 255 cut off, fractions dropped."""
     return np.clip(levels, 0, 255).astype(np.uint8)

@@ -13,7 +13,7 @@ from eval_segmentation.data import Pair, SegmentationData, read_mask
 from eval_segmentation.metrics import confusion
 from eval_segmentation.model import FCN, enlarge
 from siambench.backbone import BackboneMeta
-from siambench.data.images import decode
+from siambench.data.images import decode_array
 from siambench.evaluation import Job
 from siambench.features import normalise
 from siambench.progress import bar
@@ -34,8 +34,10 @@ class TestImages(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         pair = self.data.val[index]
-        pixels = resize_image(decode(pair.image), scaled_size(pair.size, *self.edges))
-        return pixels, torch.from_numpy(read_mask(pair.mask, self.data.table))
+        pixels = resize_image(decode_array(pair.image), scaled_size(pair.size, *self.edges))
+        return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(
+            read_mask(pair.mask, self.data.table)
+        )
 
 
 def batches(pairs: Sequence[Pair], long_edge: int, short_edge: int) -> list[list[int]]:

@@ -65,6 +65,7 @@ def _crops(data: SegmentationData, seed: int = 0, **fields: object) -> TrainCrop
 @pytest.mark.parametrize(
     ("size", "edges", "expected"),
     [
+        ((500, 375), (0, 0), (500, 375)),  # its own size
         ((500, 375), (2048, 512), (683, 512)),  # VOC: the shorter side decides
         ((375, 500), (2048, 512), (512, 683)),
         ((2048, 1024), (2049, 1025), (2049, 1025)),  # Cityscapes
@@ -81,7 +82,7 @@ def test_scaled_size(
 def test_resize_is_plain_bilinear() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     for size in ((15, 20), (61, 77)):
-        ours = resize_image(Image.fromarray(pixels), size).float()
+        ours = torch.from_numpy(resize_image(pixels, size)).permute(2, 0, 1).float()
         exact = F.interpolate(
             torch.from_numpy(pixels).permute(2, 0, 1)[None].double(), size[::-1], mode="bilinear"
         )[0]
@@ -163,17 +164,17 @@ def test_distortion_by_hand() -> None:
     nothing = Draws(0.9, 0.9, 0.9, 0.9, 0.9)
     assert np.array_equal(distort(pixels, nothing), pixels)
     # brightness +30, then contrast × 1.5 (early), no saturation, no hue
-    both = distort(pixels, Draws(0.1, 30.0, 0.1, 1.5, 0.1, 0.9, 0.9))
+    both = distort(pixels, Draws(0.1, 30.0, 0.1, 0.1, 1.5, 0.9, 0.9))
     assert both.tolist() == [[[255, 195, 120], [60, 255, 237]]]
     # contrast × 0.5 (late)
-    assert distort(pixels, Draws(0.9, 0.1, 0.5, 0.9, 0.9, 0.9)).tolist() == [
+    assert distort(pixels, Draws(0.9, 0.9, 0.9, 0.9, 0.1, 0.5)).tolist() == [
         [[100, 50, 25], [5, 120, 64]]
     ]
     # saturation × 0.5: value stays, the other channels move half way to it
-    half = distort(pixels, Draws(0.9, 0.9, 0.9, 0.1, 0.5, 0.9)).astype(int)
+    half = distort(pixels, Draws(0.9, 0.9, 0.1, 0.5, 0.9, 0.9)).astype(int)
     assert np.abs(half - [[[200, 150, 125], [125, 240, 184]]]).max() <= 3
     # hue by 15 of OpenCV's units, 30 degrees: red turns to orange
-    turned = distort(np.array([[[255, 0, 0]]], np.uint8), Draws(0.9, 0.9, 0.9, 0.9, 0.1, 15))
+    turned = distort(np.array([[[255, 0, 0]]], np.uint8), Draws(0.9, 0.9, 0.9, 0.1, 15, 0.9))
     assert np.abs(turned.astype(int) - [255, 128, 0]).max() <= 4
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import IGNORE, SegmentationData, read_mask
+from eval_segmentation.pairs import IGNORE, SegmentationData, read_mask
 from siambench.data.images import decode_array
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism

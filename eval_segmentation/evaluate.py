@@ -3,9 +3,10 @@
 import torch
 
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import SegmentationData, open_data
+from eval_segmentation.data import open_data
 from eval_segmentation.metrics import metrics_of
 from eval_segmentation.model import FCN
+from eval_segmentation.pairs import SegmentationData
 from eval_segmentation.predict import confusion_matrix
 from eval_segmentation.train import train
 from siambench.backbone import Backbone

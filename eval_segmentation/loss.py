@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import IGNORE
 from eval_segmentation.model import enlarge
+from eval_segmentation.pairs import IGNORE
 from siambench.distributed import World
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eval_segmentation.data import IGNORE
+from eval_segmentation.pairs import IGNORE
 from siambench.record import Metric
 
 

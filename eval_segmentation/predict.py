@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval_segmentation.augment import resize_image, scaled_size
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import Pair, SegmentationData, read_mask
 from eval_segmentation.metrics import confusion
 from eval_segmentation.model import FCN, enlarge
+from eval_segmentation.pairs import Pair, SegmentationData, read_mask
 from siambench.backbone import BackboneMeta
 from siambench.data.images import decode_array
 from siambench.evaluation import Job

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Subset
 
 from eval_segmentation.augment import TrainCrops
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import SegmentationData
 from eval_segmentation.loss import losses
 from eval_segmentation.model import FCN
+from eval_segmentation.pairs import SegmentationData
 from siambench.backbone import BackboneMeta
 from siambench.errors import UserError, first_line
 from siambench.evaluation import Job

@@ -16,7 +16,7 @@ from eval_segmentation.augment import (
     scaled_size,
 )
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import IGNORE, Pair, SegmentationData
+from eval_segmentation.pairs import IGNORE, Pair, SegmentationData
 from siambench.record import DatasetInfo
 
 

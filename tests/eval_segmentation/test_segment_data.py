@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval_segmentation.cityscapes import CLASSES as CITYSCAPES
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import CITYSCAPES, IGNORE, open_data, read_mask
+from eval_segmentation.data import open_data
+from eval_segmentation.pairs import IGNORE, read_mask
 from siambench.errors import UserError
 
 
@@ -87,10 +89,10 @@ def test_cityscapes_label_ids_become_train_ids(scenes: Path) -> None:
     assert len(data.classes) == 19
     assert data.table[[7, 8, 11, 33]].tolist() == [0, 1, 2, 18]
     assert data.table[[0, 1, 9, 10, 14, 29, 30, 34, 255]].tolist() == [IGNORE] * 9
-    assert sorted(data.table[list(CITYSCAPES.values())].tolist()) == list(range(19))
+    assert sorted(data.table[[id_ for id_, _ in CITYSCAPES.values()]].tolist()) == list(range(19))
     labels = read_mask(data.train[0].mask, data.table)
     raw = np.asarray(Image.open(data.train[0].mask))
-    assert np.array_equal(labels == 0, raw == CITYSCAPES["road"])
+    assert np.array_equal(labels == 0, raw == CITYSCAPES["road"][0])
     assert data.info.counts["train"] == len(
         list((scenes / "cityscapes").glob("gtFine/train/*/*Ids.png"))
     )
@@ -103,7 +105,7 @@ def _first_mask(voc: Path) -> Path:
 def test_missing_mask(voc: Path) -> None:
     mask = _first_mask(voc)
     mask.unlink()
-    with pytest.raises(UserError, match=rf"mask {mask} does not exist"):
+    with pytest.raises(UserError, match=rf"mask {mask}: does not exist \(train pair 1 of"):
         _open(voc.parent)
 
 
@@ -112,7 +114,7 @@ def test_mask_of_another_size(voc: Path) -> None:
     image = Image.open(mask)
     image.crop((0, 0, image.width - 1, image.height)).save(mask)
     with pytest.raises(
-        UserError, match=rf"mask {mask} is {image.width - 1}×{image.height} but image"
+        UserError, match=rf"mask {mask}: is {image.width - 1}×{image.height} but image"
     ):
         _open(voc.parent)
 
@@ -133,7 +135,7 @@ def test_unknown_label(voc: Path) -> None:
     pixels[0, :3] = 42
     Image.fromarray(pixels).save(mask)
     with pytest.raises(
-        UserError, match=rf"mask {mask} holds the value 42 in 3 pixels.* 0 to 10 and 255"
+        UserError, match=rf"mask {mask}: holds the value 42 in 3 pixels.* 0 to 10 and 255"
     ):
         _open(voc.parent, skip_bad=True)
 
@@ -141,7 +143,7 @@ def test_unknown_label(voc: Path) -> None:
 def test_mask_of_colours(voc: Path) -> None:
     mask = _first_mask(voc)
     Image.open(mask).convert("RGB").save(mask)
-    with pytest.raises(UserError, match=rf"mask {mask} has mode RGB"):
+    with pytest.raises(UserError, match=rf"mask {mask}: has mode RGB"):
         _open(voc.parent)
 
 
@@ -153,7 +155,7 @@ def test_truncated_file_is_refused_or_skipped(voc: Path, what: str) -> None:
         else voc / "JPEGImages" / f"{_lines(voc, 'train')[0]}.jpg"
     )
     path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(UserError, match=rf"{path} cannot be decoded.*--skip-bad"):
+    with pytest.raises(UserError, match=rf"{path}: cannot be decoded.*--skip-bad"):
         _open(voc.parent)
     data = _open(voc.parent, skip_bad=True)
     assert data.info.counts["skipped"] == 1

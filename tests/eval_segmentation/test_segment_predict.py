@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.data import Pair
 from eval_segmentation.model import FCN
+from eval_segmentation.pairs import Pair
 from eval_segmentation.predict import batches, logits_of, slide_starts
 from siambench.checkpoints.source import load_backbone
 

@@ -1,32 +1,40 @@
 """``siambench segment``: train, test, metrics."""
 
-import torch
-
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import open_data
-from eval_segmentation.metrics import metrics_of
-from eval_segmentation.model import FCN
+from eval_segmentation.metrics import csv_of, metrics_of
 from eval_segmentation.pairs import SegmentationData
-from eval_segmentation.predict import confusion_matrix
+from eval_segmentation.pictures import draw_pictures, shown
+from eval_segmentation.predict import test
 from eval_segmentation.train import train
 from siambench.backbone import Backbone
+from siambench.errors import Diverged
 from siambench.evaluation import Benchmark, Job, run_evaluation
+from siambench.files import write_text
 from siambench.record import Metric, Record
 
 
 def evaluate(
     backbone: Backbone, data: SegmentationData, config: SegmentConfig, job: Job
 ) -> list[Metric]:
-    """Fine-tune an FCN from ``backbone`` on ``data.train``; mIoU and the rest on ``data.val``."""
-    model = FCN(backbone, len(data.classes), config).to(job.device)
-    model.to(memory_format=torch.channels_last)
-    train(model, backbone.meta, data, config, job)
-    matrix = confusion_matrix(model, backbone.meta, data, config, job)
-    metrics = metrics_of(matrix, data.classes, "val")
-    return metrics
+    """Fine-tune an FCN from ``backbone`` on ``data.train``; mIoU and the rest on ``data.val``.
+
+    The confusion matrix, pictures of predictions and, until the record is written, the checkpoint
+    stay in ``job.folder``.
+    """
+    try:
+        model = train(backbone, data, config, job)
+    except Diverged as error:
+        raise job.world.problem(str(error)) from None
+    matrix, predictions = test(model, backbone.meta, data, config, job, shown(data))
+    if job.world.rank:
+        return []
+    write_text(job.folder / "confusion.csv", csv_of(matrix, data.classes))
+    draw_pictures(data, predictions, job.folder / "segmentation.png")
+    return metrics_of(matrix, data.classes, "val")
 
 
-BENCHMARK = Benchmark(
+BENCHMARK: Benchmark[SegmentConfig, SegmentationData] = Benchmark(
     verb="segment",
     version=2,
     engine=lambda config: "torch",

@@ -1,5 +1,7 @@
 """mIoU and its companions, from one confusion matrix over the whole set."""
 
+import csv
+import io
 from collections.abc import Sequence
 
 import torch
@@ -20,9 +22,10 @@ def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
     Returns:
         int64 (classes, classes), on the device of ``labels``: exact sums whatever the set's size.
     """
-    counted = labels != IGNORE
-    pairs = labels[counted].long() * classes + predictions[counted].long()
-    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+    pairs = labels.long() * classes + predictions.long()
+    pairs = torch.where(labels == IGNORE, classes * classes, pairs)  # one bin more, for what does not count
+    counts = torch.bincount(pairs.flatten(), minlength=classes * classes + 1)
+    return counts[:-1].view(classes, classes)
 
 
 def metrics_of(matrix: Tensor, classes: Sequence[str], split: str) -> list[Metric]:
@@ -47,3 +50,12 @@ def metrics_of(matrix: Tensor, classes: Sequence[str], split: str) -> list[Metri
         if not value.isnan()
     ]
     return metrics
+
+
+def csv_of(matrix: Tensor, classes: Sequence[str]) -> str:
+    """The matrix as comma-separated values: a row per labelled class, a column per predicted one."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["labelled \\ predicted", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    return out.getvalue()

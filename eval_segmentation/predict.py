@@ -1,8 +1,10 @@
-"""Testing: whole images or a sliding window, and the confusion matrix over the set."""
+"""Testing: whole images or a sliding window, flipped and scaled, and one confusion matrix over the set."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -21,36 +23,116 @@ from siambench.progress import bar
 BATCH_PIXELS = 2_000_000  # images of one size go through together, up to this many pixels
 
 
-class TestImages(Dataset[tuple[Tensor, Tensor]]):
-    """uint8 images (3, h, w) scaled as the test wants them, and uint8 labels (H, W) as they are."""
+class TestImages(Dataset[tuple[list[Tensor], Tensor]]):
+    """Indexed by numbers of images of one size: uint8 (N, 3, h, w) at each scale, labels (N, H, W)."""
 
     __test__ = False  # not pytest's
 
     def __init__(self, data: SegmentationData, config: SegmentConfig) -> None:
-        self.data, self.edges = data, (config.long_edge, config.short_edge)
+        self.data, self.config = data, config
 
-    def __len__(self) -> int:
-        return len(self.data.val)
+    def __getitem__(self, numbers: list[int]) -> tuple[list[Tensor], Tensor]:
+        pairs = [self.data.val[number] for number in numbers]
+        images = [decode_array(pair.image) for pair in pairs]
+        labels = np.stack([read_mask(pair.mask, self.data.table) for pair in pairs])
+        scaled = []
+        for scale in self.config.test_scales:
+            size = test_size(pairs[0].size, self.config, scale)
+            stack = np.stack([np.stack(cv2.split(resize_image(image, size))) for image in images])
+            scaled.append(torch.from_numpy(stack))
+        return scaled, torch.from_numpy(labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pair = self.data.val[index]
-        pixels = resize_image(decode_array(pair.image), scaled_size(pair.size, *self.edges))
-        return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(
-            read_mask(pair.mask, self.data.table)
-        )
+
+def test_size(size: tuple[int, int], config: SegmentConfig, scale: float) -> tuple[int, int]:
+    """(width, height) at which an image of ``size`` is tested."""
+    return scaled_size(size, config.long_edge, config.short_edge, scale)
 
 
-def batches(pairs: Sequence[Pair], long_edge: int, short_edge: int) -> list[list[int]]:
-    """Indices into ``pairs`` in batches of one image size each and ``BATCH_PIXELS`` scaled pixels."""
+test_size.__test__ = False  # type: ignore[attr-defined]
+
+
+def batches(pairs: Sequence[Pair], config: SegmentConfig) -> list[list[int]]:
+    """Numbers of ``pairs`` in batches of one image size each, at most ``BATCH_PIXELS`` as tested."""
     by_size = defaultdict(list)
     for index, pair in enumerate(pairs):
         by_size[pair.size].append(index)
     found = []
     for size, indices in by_size.items():
-        width, height = scaled_size(size, long_edge, short_edge)
-        most = max(1, BATCH_PIXELS // (width * height))
+        width, height = test_size(size, config, max(config.test_scales))
+        most = max(1, BATCH_PIXELS // max(width * height, size[0] * size[1]))
         found += [indices[i : i + most] for i in range(0, len(indices), most)]
     return found
+
+
+@torch.inference_mode()
+def test(
+    model: FCN,
+    meta: BackboneMeta,
+    data: SegmentationData,
+    config: SegmentConfig,
+    job: Job,
+    shown: Collection[int] = (),
+) -> tuple[Tensor, dict[int, np.ndarray]]:
+    """Test ``model`` on ``data.val`` at the masks' own resolution, each process on its share.
+
+    Args:
+        model: in evaluation mode.
+        shown: numbers of the images whose predictions are asked for.
+
+    Returns:
+        The confusion matrix (classes, classes) int64 over the whole set, and in the first process
+        the predicted labels (H, W) uint8 of the ``shown`` images.
+    """
+    world, classes = job.world, len(data.classes)
+    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=job.device)
+    kept: dict[int, np.ndarray] = {}
+    mine = batches(data.val, config)[world.rank :: world.size]
+    loader = DataLoader(
+        TestImages(data, config),
+        batch_size=None,  # the dataset makes batches
+        sampler=mine,  # type: ignore[arg-type]
+        num_workers=job.workers,
+        pin_memory=job.device.type == "cuda",
+    )
+    with bar(f"{job.title}: test images", sum(map(len, mine))) as progress:
+        for numbers, (scaled, labels) in zip(mine, loader, strict=True):
+            images = [
+                normalise(x.to(job.device, non_blocking=True), meta.mean, meta.std).to(
+                    memory_format=torch.channels_last
+                )
+                for x in scaled
+            ]
+            predictions = predict(model, images, (labels.shape[1], labels.shape[2]), config)
+            matrix += confusion(labels.to(job.device, non_blocking=True), predictions, classes)
+            for number, prediction in zip(numbers, predictions, strict=True):
+                if number in shown:
+                    kept[number] = prediction.to(torch.uint8).cpu().numpy()
+            progress.advance(len(numbers))
+    parts = world.collect(kept)
+    return world.sum(matrix), {number: labels for part in parts for number, labels in part.items()}
+
+
+test.__test__ = False  # type: ignore[attr-defined]
+
+
+def predict(
+    model: FCN, scaled: Sequence[Tensor], size: tuple[int, int], config: SegmentConfig
+) -> Tensor:
+    """The labels (N, *size) of normalised images, given at every scale as (N, 3, h, w).
+
+    Of one scale without flip, the largest logit; else the largest of the probabilities' mean over
+    scales and mirror images (mmsegmentation, mmseg/models/segmentors/encoder_decoder.py, aug_test).
+    """
+    flips = (False, True) if config.test_flip else (False,)
+    if len(scaled) == 1 and not config.test_flip:
+        return enlarge(logits_of(model, scaled[0], config), size, config.align_corners).argmax(1)
+    total = torch.zeros(())
+    for images in scaled:
+        for flip in flips:
+            logits = logits_of(model, images.flip(3) if flip else images, config)
+            logits = enlarge(logits, size, config.align_corners)
+            total = total.to(logits) + (logits.flip(3) if flip else logits).softmax(1)
+    return total.argmax(1)
 
 
 def slide_starts(length: int, window: int, stride: int) -> list[int]:
@@ -79,28 +161,3 @@ def logits_of(model: FCN, images: Tensor, config: SegmentConfig) -> Tensor:
             total[..., y : y + config.crop, x : x + config.crop] += logits
             seen[y : y + config.crop, x : x + config.crop] += 1
     return total / seen
-
-
-@torch.inference_mode()
-def confusion_matrix(
-    model: FCN, meta: BackboneMeta, data: SegmentationData, config: SegmentConfig, job: Job
-) -> Tensor:
-    """The confusion matrix (classes, classes) of ``model`` over ``data.val``, at full resolution."""
-    classes = len(data.classes)
-    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=job.device)
-    loader = DataLoader(
-        TestImages(data, config),
-        batch_sampler=batches(data.val, config.long_edge, config.short_edge),
-        num_workers=job.workers,
-        pin_memory=job.device.type == "cuda",
-    )
-    model.eval()
-    with bar(f"{job.title}: test images", len(data.val)) as progress:
-        for images, labels in loader:
-            x = normalise(images.to(job.device, non_blocking=True), meta.mean, meta.std)
-            logits = logits_of(model, x.to(memory_format=torch.channels_last), config)
-            size = (labels.shape[1], labels.shape[2])
-            predictions = enlarge(logits, size, config.align_corners).argmax(1)
-            matrix += confusion(labels.to(job.device), predictions, classes)
-            progress.advance(len(labels))
-    return matrix

@@ -1,26 +1,81 @@
-"""The training loop: SGD with the poly schedule, killed and resumed at any moment."""
+"""Fine-tuning an FCN: SGD with a schedule, killed and resumed at any moment, by any number of processes."""
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.optim import SGD
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from eval_segmentation.augment import TrainCrops
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.loss import losses
 from eval_segmentation.model import FCN
 from eval_segmentation.pairs import SegmentationData
-from siambench.backbone import BackboneMeta
-from siambench.errors import UserError, first_line
+from siambench.backbone import Backbone, BackboneMeta
+from siambench.curve import EVERY, Curve
+from siambench.distributed import sync_batchnorm
 from siambench.evaluation import Job
 from siambench.features import normalise
-from siambench.files import atomic_path, write_text
-from siambench.progress import bar
+from siambench.progress import bar, say
+from siambench.resume import resume, save
+from siambench.watch import Watch
 
-CURVE_POINTS = 400  # of the training curve
+
+def train(backbone: Backbone, data: SegmentationData, config: SegmentConfig, job: Job) -> FCN:
+    """Train an FCN from ``backbone``, or go on from the checkpoint in ``job.folder``.
+
+    What an iteration draws (images, crops, dropout) depends on the seed and the iteration's number
+    alone, so that a run that was killed ends, on a CPU, as one that was not; and one in several
+    processes, each with its part of every batch, as one in a single process, but for rounding. The
+    host waits for a GPU's losses every few iterations only.
+
+    Returns:
+        The FCN in evaluation mode.
+
+    Raises:
+        Diverged: a loss or weight is not finite; in every process.
+    """
+    checkpoint, first = job.folder / "checkpoint.pth", job.world.rank == 0
+    model, optimizer, start = resume(
+        checkpoint, job.world, lambda: _untrained(backbone, len(data.classes), config, job)
+    )
+    if start == config.iterations:  # killed in the test
+        return model.eval()
+    if start:
+        say(f"going on from iteration {start}")
+    parallel = job.world.parallel(model)
+    watch = Watch(
+        job.world, job.device, "segment", f"lower lr ({config.lr:g} at batch {config.batch_size})"
+    )
+    curve = Curve(job.folder / "curve.jsonl", start) if first else None
+    batches = _batches(data, backbone.meta, config, job, start)
+    with bar(f"{job.title}: iterations", config.iterations, start) as progress:
+        for iteration, (images, labels, seeds) in enumerate(batches, start):
+            rate = learning_rate(config, iteration)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["times"]
+            with torch.autocast(job.device.type, torch.bfloat16, enabled=config.bf16):
+                logits, aux = parallel(images, seeds)
+            found = losses(logits, aux, labels, config, job.world)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(found.values())).sum().backward()
+            optimizer.step()
+            watch.add(found)
+            done = iteration + 1
+            keep = done % config.checkpoint_every == 0 or done == config.iterations
+            seen = {}
+            if keep or done % EVERY == 0:
+                values = watch.look(done)
+                seen = {"loss": sum(values.values())}
+                if curve:
+                    curve.add(done, rate, values)
+            progress.advance(**seen)
+            if keep:
+                watch.check(model, done)
+                if first:
+                    save(checkpoint, model, optimizer, done)
+    return model.eval()
 
 
 def learning_rate(config: SegmentConfig, iteration: int) -> float:
@@ -35,108 +90,45 @@ def learning_rate(config: SegmentConfig, iteration: int) -> float:
     return (config.lr - config.min_lr) * left**config.poly_power + config.min_lr
 
 
-def train(
-    model: FCN, meta: BackboneMeta, data: SegmentationData, config: SegmentConfig, job: Job
-) -> None:
-    """Train ``model`` in place for ``config.iterations``, from the checkpoint if there is one.
-
-    What an iteration draws (images, crops, dropout) depends on the seed and the iteration's number
-    alone, so that on a CPU a resumed run ends in the very weights of one that was not stopped.
-    Loss and learning rate go to ``curve.jsonl`` in the job's folder.
-
-    Raises:
-        UserError: the loss is no longer finite.
-    """
+def _untrained(
+    backbone: Backbone, classes: int, config: SegmentConfig, job: Job
+) -> tuple[FCN, SGD]:
+    """The FCN as it is before the first iteration, and its optimizer."""
+    torch.manual_seed(job.seed)
+    model = FCN(backbone, classes, config)
+    model = model.to(job.device, memory_format=torch.channels_last).train()
+    sync_batchnorm(model, job.world)
     heads = [p for name, p in model.named_parameters() if not name.startswith("resnet.")]
     groups = [
         {"params": list(model.resnet.parameters()), "times": 1.0},
         {"params": heads, "times": config.head_lr_mult},
     ]
-    optimizer = SGD(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    start, curve = _resume(job.folder, model, optimizer, job.device)
-    if start == config.iterations:
-        return
-    mean = [255 * level for level in meta.mean]
-    crops = TrainCrops(data, config, job.seed, (mean[0], mean[1], mean[2]))
+    decay = config.weight_decay
+    return model, SGD(groups, config.lr, momentum=config.momentum, weight_decay=decay, fused=True)
+
+
+def _batches(
+    data: SegmentationData, meta: BackboneMeta, config: SegmentConfig, job: Job, start: int
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """This process's parts of the batches from ``start`` on, on the device.
+
+    Yields:
+        Normalised images (n, 3, crop, crop) in channels_last, labels (n, crop, crop) int64, and a
+        seed per image, from its place in the whole batch.
+    """
+    part = config.batch_size // job.world.size
+    mine = range(job.world.rank * part, (job.world.rank + 1) * part)
+    red, green, blue = (255 * level for level in meta.mean)
+    iterations = range(start, config.iterations)
     loader = DataLoader(
-        Subset(crops, range(start * config.batch_size, len(crops))),
-        config.batch_size,
+        TrainCrops(data, config, job.seed, (red, green, blue)),
+        batch_sampler=([i * config.batch_size + place for place in mine] for i in iterations),  # type: ignore[arg-type]
         num_workers=job.workers,
         pin_memory=job.device.type == "cuda",
     )
-    log_every = max(1, config.iterations // CURVE_POINTS)
-    model.train()
-    with bar(f"{job.title}: iterations", config.iterations, start) as progress:
-        for iteration, (images, labels) in enumerate(loader, start):
-            first = (job.seed * 1_000_003 + iteration) * 4096
-            seeds = [2 * (first + place) % 2**63 for place in range(len(images))]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, iteration) * group["times"]
-            x = normalise(images.to(job.device, non_blocking=True), meta.mean, meta.std)
-            x = x.to(memory_format=torch.channels_last)
-            target = labels.to(job.device, non_blocking=True).long()
-            with torch.autocast(job.device.type, torch.bfloat16, enabled=config.bf16):
-                logits, aux = model(x, seeds)
-            found = losses(logits, aux, target, config, job.world)
-            loss = torch.stack(list(found.values())).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-            done = iteration + 1
-            if done % log_every == 0 or done == config.iterations:
-                value = float(loss.detach())
-                if value != value or value == float("inf"):
-                    raise UserError(
-                        f"{job.title}: the loss is {value} at iteration {done}; lower --lr "
-                        f"(it is {config.lr} at batch size {config.batch_size})"
-                    )
-                rate = learning_rate(config, iteration)
-                curve.append({"iteration": done, "lr": rate, "loss": value})
-                progress.advance(loss=value)
-            else:
-                progress.advance()
-            if done % config.checkpoint_every == 0 or done == config.iterations:
-                _save(job.folder, model, optimizer, done, curve)
-
-
-def checkpoint_path(folder: Path) -> Path:
-    """Where :func:`train` keeps its state; the caller deletes it when the result is written down."""
-    return folder / "checkpoint.pt"
-
-
-def _save(
-    folder: Path, model: FCN, optimizer: SGD, iteration: int, curve: list[dict[str, Any]]
-) -> None:
-    state = {
-        "iteration": iteration,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "curve": curve,
-    }
-    with atomic_path(checkpoint_path(folder)) as temporary:
-        torch.save(state, temporary)
-    write_text(folder / "curve.jsonl", "".join(json.dumps(point) + "\n" for point in curve))
-
-
-def _resume(
-    folder: Path, model: FCN, optimizer: SGD, device: torch.device
-) -> tuple[int, list[dict[str, Any]]]:
-    """Iterations done and the curve so far.
-
-    Raises:
-        UserError: there is a checkpoint and it cannot be read.
-    """
-    path = checkpoint_path(folder)
-    if not path.exists():
-        return 0, []
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["iteration"]), list(state["curve"])
-    except Exception as error:  # whatever a damaged file makes torch raise
-        reason = first_line(error)
-        raise UserError(
-            f"checkpoint {path} cannot be read ({reason}); delete it to train from the start"
-        ) from None
+    for iteration, (images, labels) in zip(iterations, loader, strict=True):
+        first = (job.seed * 1_000_003 + iteration) * 4096
+        seeds = [2 * (first + place) % 2**63 for place in mine]
+        x = normalise(images.to(job.device, non_blocking=True), meta.mean, meta.std)
+        target = labels.to(job.device, non_blocking=True).long()
+        yield x.to(memory_format=torch.channels_last), target, seeds

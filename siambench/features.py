@@ -1,6 +1,7 @@
 """Features of a frozen backbone: decode, resize, crop, normalise, forward, pool."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -75,10 +76,18 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Float images (N, 3, H, W) in [0, 1] with ``mean`` and ``std`` taken out."""
-    shape = (1, 3, 1, 1)
-    mean_t = torch.tensor(mean, device=images.device).view(shape)
-    std_t = torch.tensor(std, device=images.device).view(shape)
+    mean_t, std_t = _moments(tuple(mean), tuple(std), images.device)
     return (images - mean_t) / std_t
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _moments(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Each (1, 3, 1, 1), made once: making one in every step would let the host wait for its GPU."""
+    shape = (1, 3, 1, 1)
+    return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
 
 
 class LayerFeatures:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +23,10 @@ from eval_detection.torchvision_engine.precise_bn import batch_norms, precise_bn
 from siambench.backbone import Backbone
 from siambench.curve import EVERY, Curve
 from siambench.distributed import sync_batchnorm
-from siambench.errors import first_line
 from siambench.evaluation import Job
-from siambench.files import atomic_path
 from siambench.progress import bar, say
 from siambench.resnet import build_resnet
+from siambench.resume import resume, save
 from siambench.watch import Watch
 
 _WARMUP_FACTOR = 1e-3  # detectron2, SOLVER.WARMUP_FACTOR
@@ -53,9 +50,13 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
     checkpoint, first = job.folder / "checkpoint.pth", job.world.rank == 0
     schedule = config.schedule()
     last, total = schedule.max_iter, schedule.max_iter + config.precise_bn_iters
-    model, optimizer, start = _begin(backbone, len(data.classes), config, job, checkpoint)
+    model, optimizer, start = resume(
+        checkpoint, job.world, lambda: _untrained(backbone, len(data.classes), config, job)
+    )
     if start == total:  # killed in the test
         return model.eval()
+    if start:
+        say(f"going on from iteration {min(start, last)}")
     parallel = job.world.parallel(model, static=False)
     losses_of = _losses_of(backbone, config, job)
     batches = enumerate(_batches(data, config, job, model.divisible, start, total), start)
@@ -84,12 +85,12 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
             if keep:
                 watch.check(model, done)
                 if first:
-                    _save(checkpoint, model, optimizer, done)
+                    save(checkpoint, model, optimizer, done)
     if config.precise_bn_iters:
         precise_bn(model, (lambda i=i, b=b: losses_of(model, b, i) for i, b in batches), job.world)
         watch.check(model, last)
         if first:
-            _save(checkpoint, model, optimizer, total)
+            save(checkpoint, model, optimizer, total)
     return model.eval()
 
 
@@ -99,25 +100,6 @@ def learning_rate(schedule: Schedule, iteration: int) -> float:
     if iteration < schedule.warmup_iters:
         rate *= _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * iteration / schedule.warmup_iters
     return rate
-
-
-def _begin(
-    backbone: Backbone, classes: int, config: DetectConfig, job: Job, checkpoint: Path
-) -> tuple[Detector, torch.optim.SGD, int]:
-    """Detector, optimizer and the iterations done: as in the checkpoint, else as they are at first."""
-    model, optimizer = _untrained(backbone, classes, config, job)
-    state = job.world.from_first(lambda: _read(checkpoint))
-    if state is None:
-        return model, optimizer, 0
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = int(state["iteration"])
-    except Exception as error:  # whatever a damaged file raises
-        say(f"{checkpoint} is damaged ({first_line(error)}); training starts anew")
-        return *_untrained(backbone, classes, config, job), 0  # a part of them may be filled
-    say(f"going on from iteration {min(done, config.schedule().max_iter)}")
-    return model, optimizer, done
 
 
 def _untrained(
@@ -181,20 +163,3 @@ def _batches(
         pin_memory=job.device.type == "cuda",
     )
     return iter(loader)
-
-
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": done}
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _read(path: Path) -> Any:
-    """A checkpoint's content; None where there is none that can be read."""
-    if not path.exists():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file raises
-        say(f"{path} is damaged ({first_line(error)}); training starts anew")
-        return None

@@ -74,14 +74,14 @@ def work(config: DetectConfig, folder: Path, rank: int, port: int, dies_at: int)
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()})
-    save = engine_train._save
+    save = engine_train.save
 
     def save_and_die(*arguments):
         save(*arguments)
         if arguments[-1] == dies_at:
             os._exit(9)
 
-    engine_train._save = save_and_die
+    engine_train.save = save_and_die
     engine_train.EVERY = curve.EVERY = 1
     try:
         with join("cpu") as world:

@@ -5,7 +5,7 @@ from eval_segmentation.data import open_data
 from eval_segmentation.metrics import csv_of, metrics_of
 from eval_segmentation.pairs import SegmentationData
 from eval_segmentation.pictures import draw_pictures, shown
-from eval_segmentation.predict import test
+from eval_segmentation.predict import measure
 from eval_segmentation.train import train
 from siambench.backbone import Backbone
 from siambench.errors import Diverged
@@ -26,7 +26,7 @@ def evaluate(
         model = train(backbone, data, config, job)
     except Diverged as error:
         raise job.world.problem(str(error)) from None
-    matrix, predictions = test(model, backbone.meta, data, config, job, shown(data))
+    matrix, predictions = measure(model, backbone.meta, data, config, job, shown(data))
     if job.world.rank:
         return []
     write_text(job.folder / "confusion.csv", csv_of(matrix, data.classes))

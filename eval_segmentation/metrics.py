@@ -23,7 +23,9 @@ def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
         int64 (classes, classes), on the device of ``labels``: exact sums whatever the set's size.
     """
     pairs = labels.long() * classes + predictions.long()
-    pairs = torch.where(labels == IGNORE, classes * classes, pairs)  # one bin more, for what does not count
+    pairs = torch.where(
+        labels == IGNORE, classes * classes, pairs
+    )  # one bin more, for what does not count
     counts = torch.bincount(pairs.flatten(), minlength=classes * classes + 1)
     return counts[:-1].view(classes, classes)
 

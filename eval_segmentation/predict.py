@@ -37,18 +37,15 @@ class TestImages(Dataset[tuple[list[Tensor], Tensor]]):
         labels = np.stack([read_mask(pair.mask, self.data.table) for pair in pairs])
         scaled = []
         for scale in self.config.test_scales:
-            size = test_size(pairs[0].size, self.config, scale)
+            size = size_tested(pairs[0].size, self.config, scale)
             stack = np.stack([np.stack(cv2.split(resize_image(image, size))) for image in images])
             scaled.append(torch.from_numpy(stack))
         return scaled, torch.from_numpy(labels)
 
 
-def test_size(size: tuple[int, int], config: SegmentConfig, scale: float) -> tuple[int, int]:
+def size_tested(size: tuple[int, int], config: SegmentConfig, scale: float) -> tuple[int, int]:
     """(width, height) at which an image of ``size`` is tested."""
     return scaled_size(size, config.long_edge, config.short_edge, scale)
-
-
-test_size.__test__ = False  # type: ignore[attr-defined]
 
 
 def batches(pairs: Sequence[Pair], config: SegmentConfig) -> list[list[int]]:
@@ -58,14 +55,14 @@ def batches(pairs: Sequence[Pair], config: SegmentConfig) -> list[list[int]]:
         by_size[pair.size].append(index)
     found = []
     for size, indices in by_size.items():
-        width, height = test_size(size, config, max(config.test_scales))
+        width, height = size_tested(size, config, max(config.test_scales))
         most = max(1, BATCH_PIXELS // max(width * height, size[0] * size[1]))
         found += [indices[i : i + most] for i in range(0, len(indices), most)]
     return found
 
 
 @torch.inference_mode()
-def test(
+def measure(
     model: FCN,
     meta: BackboneMeta,
     data: SegmentationData,
@@ -110,9 +107,6 @@ def test(
             progress.advance(len(numbers))
     parts = world.collect(kept)
     return world.sum(matrix), {number: labels for part in parts for number, labels in part.items()}
-
-
-test.__test__ = False  # type: ignore[attr-defined]
 
 
 def predict(

@@ -87,7 +87,9 @@ def _moments(
 ) -> tuple[Tensor, Tensor]:
     """Each (1, 3, 1, 1), made once: making one in every step would let the host wait for its GPU."""
     shape = (1, 3, 1, 1)
-    return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
+    return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(
+        shape
+    )
 
 
 class LayerFeatures:

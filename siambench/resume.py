@@ -17,9 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 O = TypeVar("O", bound=Optimizer)  # noqa: E741
 
 
-def resume(
-    path: Path, world: World, fresh: Callable[[], tuple[M, O]]
-) -> tuple[M, O, int]:
+def resume(path: Path, world: World, fresh: Callable[[], tuple[M, O]]) -> tuple[M, O, int]:
     """Network, optimizer and the iterations done: as in the file, else as ``fresh`` makes them, and 0.
 
     A damaged file is said and passed over. Only the first process reads it.

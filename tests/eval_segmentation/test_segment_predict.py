@@ -67,10 +67,10 @@ def test_a_window_as_large_as_the_image_is_the_whole_image(backbone_file: Path) 
 def test_batches_hold_one_size_and_every_image_once() -> None:
     sizes = [(500, 375), (375, 500), (500, 375), (500, 375), (3000, 2000)] * 4
     pairs = [Pair(Path("i"), Path("m"), size) for size in sizes]
-    found = batches(pairs, 2048, 512)
+    found = batches(pairs, _config())
     assert sorted(i for batch in found for i in batch) == list(range(20))
     for batch in found:
         assert len({sizes[i] for i in batch}) == 1
         assert len(batch) * 683 * 512 <= 2_100_000
     assert max(len(batch) for batch in found) == 5
-    assert [len(b) for b in batches(pairs[4:5], 10_000, 10_000)] == [1]  # one too large goes alone
+    assert [len(b) for b in batches(pairs[4:5], _config(long_edge=10_000, short_edge=10_000))] == [1]  # one too large goes alone

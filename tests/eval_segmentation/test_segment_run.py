@@ -1,7 +1,9 @@
 """The verb from end to end: presets, records, learning, interruption and resume."""
 
-import json
-from dataclasses import asdict
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-import eval_segmentation.train as training
 from eval_segmentation import VERBS
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import open_data
 from eval_segmentation.evaluate import run
 from eval_segmentation.model import FCN
-from eval_segmentation.train import checkpoint_path, learning_rate, train
+from eval_segmentation.train import learning_rate, train
 from siambench.checkpoints.source import load_backbone
 from siambench.cli import run_verb
 from siambench.config import make_config
@@ -65,9 +66,21 @@ def test_poly_schedule() -> None:
     assert learning_rate(config, 20_000) == 1e-4
 
 
+def test_step_schedule_of_mocos_paper() -> None:
+    values = {"backbone": "b", "data": "d", "preset": "voc12aug-fcn16s-30k"}
+    config = make_config(VERBS["segment"], values)
+    rates = {i: learning_rate(config, i) for i in (0, 20_999, 21_000, 26_999, 27_000, 29_999)}
+    assert list(rates.values()) == pytest.approx([3e-3, 3e-3, 3e-4, 3e-4, 3e-5, 3e-5])
+
+
 @pytest.mark.parametrize(
     ("preset", "folder", "classes"),
-    [("voc12aug-fcn-20k", "VOCdevkit", 11), ("cityscapes-fcn-40k", "cityscapes", 19)],
+    [
+        ("voc12aug-fcn-20k", "VOCdevkit", 11),
+        ("voc12aug-fcn16s-30k", "VOCdevkit", 11),
+        ("cityscapes-fcn-40k", "cityscapes", 19),
+        ("cityscapes-fcn16s-90k", "cityscapes", 19),
+    ],
 )
 def test_verb_writes_a_record_and_does_not_repeat_itself(
     scenes: Path,
@@ -88,13 +101,12 @@ def test_verb_writes_a_record_and_does_not_repeat_itself(
     assert np.mean(per_class) == pytest.approx(record.metric("mIoU"))
     assert 1 < len(per_class) <= classes
     assert f"mean over {len(per_class)} of {classes} classes" in capsys.readouterr().out
-    assert not list(tmp_path.rglob("checkpoint.pt"))
-    (curve,) = tmp_path.rglob("curve.jsonl")
-    points = [json.loads(line) for line in curve.read_text().splitlines()]
-    assert [p["iteration"] for p in points] == [1, 2, 3]
-    curve.unlink()
+    assert not list(tmp_path.rglob("checkpoint*"))
+    for name in ("curve.jsonl", "confusion.csv", "segmentation.png"):
+        (path,) = tmp_path.rglob(name)
+        path.unlink()
     assert run(config) == [record]
-    assert not curve.exists()  # nothing was trained again
+    assert not list(tmp_path.rglob("curve.jsonl"))  # nothing was trained again
 
 
 def test_it_learns_to_tell_colours(backbone_file: Path, tmp_path: Path) -> None:
@@ -132,44 +144,53 @@ def test_it_learns_to_tell_colours(backbone_file: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_interrupted_training_ends_in_the_same_weights(
-    scenes: Path, backbone_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _weights(config: SegmentConfig, folder: Path) -> dict[str, torch.Tensor]:
+    model = train(load_backbone(config.backbone), open_data(config), config, _job(folder))
+    assert not model.training
+    return model.state_dict()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import eval_segmentation.train as training
+from eval_segmentation.config import SegmentConfig
+from eval_segmentation.data import open_data
+from siambench.checkpoints.source import load_backbone
+from siambench.evaluation import Job
+saved = training.save
+def save_and_die(path, model, optimizer, done):
+    saved(path, model, optimizer, done)
+    if done == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+training.save = save_and_die
+config = SegmentConfig(**eval(sys.argv[1]))
+job = Job(3, 0, torch.device("cpu"), 0, Path(sys.argv[2]), "key", "segment test")
+training.train(load_backbone(config.backbone), open_data(config), config, job)
+"""
+
+
+def test_a_killed_run_ends_in_the_same_weights(
+    scenes: Path, backbone_file: Path, tmp_path: Path
 ) -> None:
     config = _config(
-        backbone_file, scenes / "VOCdevkit", tmp_path, iterations=6, checkpoint_every=2
+        backbone_file, scenes / "VOCdevkit", tmp_path, iterations=7, checkpoint_every=2
     )
-    data, backbone = open_data(config), load_backbone(backbone_file)
-
-    def weights(folder: Path, *, stop_at: int | None = None) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        model = FCN(backbone, len(data.classes), config)
-        steps = iter(range(100))
-
-        def normalise(*args: object) -> torch.Tensor:
-            if next(steps) == stop_at:
-                raise KeyboardInterrupt
-            return original(*args)
-
-        original = training.normalise
-        with monkeypatch.context() as patch:
-            patch.setattr(training, "normalise", normalise)
-            train(model, backbone.meta, data, config, _job(folder))
-        return model.state_dict()
-
-    whole = weights(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        weights(tmp_path / "broken", stop_at=5)
-    state = torch.load(checkpoint_path(tmp_path / "broken"), weights_only=True)
+    whole = _weights(config, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, repr(asdict(config)), str(tmp_path / "killed")]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    state = torch.load(tmp_path / "killed" / "checkpoint.pth", weights_only=True)
     assert state["iteration"] == 4
     torch.rand(17)  # the global generator is not what it was
-    resumed = weights(tmp_path / "broken")
+    resumed = _weights(config, tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    curves = [(tmp_path / kind / "curve.jsonl").read_text() for kind in ("whole", "broken")]
-    assert curves[0] == curves[1]
-    assert all(  # stopped after training, before the test: nothing is trained again
-        torch.equal(whole[name], value)
-        for name, value in weights(tmp_path / "whole", stop_at=0).items()
-    )
+    # stopped after training, before the test: nothing is trained again
+    again = replace(config, data=str(tmp_path / "gone"))
+    job = _job(tmp_path / "whole")
+    model = train(load_backbone(backbone_file), open_data(config), again, job)
+    assert all(torch.equal(whole[name], value) for name, value in model.state_dict().items())
 
 
 def test_heads_may_learn_faster(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
@@ -179,19 +200,17 @@ def test_heads_may_learn_faster(scenes: Path, backbone_file: Path, tmp_path: Pat
         config = _config(
             backbone_file,
             scenes / "VOCdevkit",
-            tmp_path / str(times),
+            tmp_path,
             iterations=1,
             momentum=0.0,
             weight_decay=0.0,
             dropout=0.0,
             head_lr_mult=times,
         )
-        data, backbone = open_data(config), load_backbone(backbone_file)
-        torch.manual_seed(0)
-        model = FCN(backbone, len(data.classes), config)
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        train(model, backbone.meta, data, config, _job(tmp_path / str(times)))
-        moved[times] = {n: p.detach() - before[n] for n, p in model.named_parameters()}
+        torch.manual_seed(3)
+        before = FCN(load_backbone(backbone_file), 11, config).state_dict()
+        after = _weights(config, tmp_path / str(times))
+        moved[times] = {name: after[name] - before[name] for name in before}
     for name in ("resnet.conv1.weight", "resnet.layer4.0.conv2.weight"):
         torch.testing.assert_close(moved[10.0][name], moved[1.0][name])
     for name in ("head.classifier.bias", "aux.classifier.bias"):
@@ -199,21 +218,26 @@ def test_heads_may_learn_faster(scenes: Path, backbone_file: Path, tmp_path: Pat
         assert moved[1.0][name].abs().max() > 0
 
 
-def test_damaged_checkpoint_is_named(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    scenes: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = _config(backbone_file, scenes / "VOCdevkit", tmp_path)
-    data, backbone = open_data(config), load_backbone(backbone_file)
-    model = FCN(backbone, len(data.classes), config)
-    checkpoint_path(tmp_path).write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match=rf"{checkpoint_path(tmp_path)} cannot be read.*delete it"):
-        train(model, backbone.meta, data, config, _job(tmp_path))
+    whole = _weights(config, tmp_path / "whole")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "checkpoint.pth").write_bytes(b"not a checkpoint")
+    again = _weights(config, tmp_path / "damaged")
+    assert "checkpoint.pth is damaged" in capsys.readouterr().err
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_divergence_is_said(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
-    config = _config(backbone_file, scenes / "VOCdevkit", tmp_path, lr=1e30, iterations=20)
-    data, backbone = open_data(config), load_backbone(backbone_file)
-    model = FCN(backbone, len(data.classes), config)
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at iteration \d+; lower --lr"):
-        train(model, backbone.meta, data, config, _job(tmp_path))
+def test_divergence_is_said(
+    scenes: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(backbone_file, scenes / "VOCdevkit", tmp_path, lr=1e30, iterations=25)
+    with pytest.raises(
+        UserError, match=r"segment: the .* not finite .*; lower lr \(1e\+30 at batch 2"
+    ):
+        run(config)
 
 
 def test_wrong_path_is_one_line_and_exit_code_2(

@@ -48,8 +48,11 @@ def size_tested(size: tuple[int, int], config: SegmentConfig, scale: float) -> t
     return scaled_size(size, config.long_edge, config.short_edge, scale)
 
 
-def batches(pairs: Sequence[Pair], config: SegmentConfig) -> list[list[int]]:
-    """Numbers of ``pairs`` in batches of one image size each, at most ``BATCH_PIXELS`` as tested."""
+def batches(pairs: Sequence[Pair], config: SegmentConfig, processes: int = 1) -> list[list[int]]:
+    """Numbers of ``pairs`` in batches of one image size each, at most ``BATCH_PIXELS`` as tested.
+
+    Those of one size are as many as the processes, or a multiple, where there are enough of them.
+    """
     by_size = defaultdict(list)
     for index, pair in enumerate(pairs):
         by_size[pair.size].append(index)
@@ -57,6 +60,8 @@ def batches(pairs: Sequence[Pair], config: SegmentConfig) -> list[list[int]]:
     for size, indices in by_size.items():
         width, height = size_tested(size, config, max(config.test_scales))
         most = max(1, BATCH_PIXELS // max(width * height, size[0] * size[1]))
+        rounds = -(-len(indices) // (most * processes))
+        most = -(-len(indices) // (rounds * processes))
         found += [indices[i : i + most] for i in range(0, len(indices), most)]
     return found
 
@@ -83,7 +88,7 @@ def measure(
     world, classes = job.world, len(data.classes)
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=job.device)
     kept: dict[int, np.ndarray] = {}
-    mine = batches(data.val, config)[world.rank :: world.size]
+    mine = batches(data.val, config, world.size)[world.rank :: world.size]
     loader = DataLoader(
         TestImages(data, config),
         batch_size=None,  # the dataset makes batches

@@ -40,10 +40,10 @@ def train(backbone: Backbone, data: SegmentationData, config: SegmentConfig, job
     model, optimizer, start = resume(
         checkpoint, job.world, lambda: _untrained(backbone, len(data.classes), config, job)
     )
-    if start == config.iterations:  # killed in the test
-        return model.eval()
     if start:
         say(f"going on from iteration {start}")
+    if start == config.iterations:  # killed in the test
+        return model.eval()
     parallel = job.world.parallel(model)
     watch = Watch(
         job.world, job.device, "segment", f"lower lr ({config.lr:g} at batch {config.batch_size})"

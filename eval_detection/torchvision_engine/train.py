@@ -53,10 +53,10 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
     model, optimizer, start = resume(
         checkpoint, job.world, lambda: _untrained(backbone, len(data.classes), config, job)
     )
-    if start == total:  # killed in the test
-        return model.eval()
     if start:
         say(f"going on from iteration {min(start, last)}")
+    if start == total:  # killed in the test
+        return model.eval()
     parallel = job.world.parallel(model, static=False)
     losses_of = _losses_of(backbone, config, job)
     batches = enumerate(_batches(data, config, job, model.divisible, start, total), start)

@@ -1,28 +1,22 @@
 """Detection in several processes: the losses, weights and detections of one."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import ALONE, dying, in_two
 
 import eval_detection.torchvision_engine.train as engine_train
-from eval_detection import curve
 from eval_detection.config import DetectConfig
 from eval_detection.evaluate import open_data
 from eval_detection.torchvision_engine.engine import detect
+from siambench import curve
 from siambench.checkpoints.source import load_backbone
-from siambench.distributed import World, join
-from siambench.errors import UserError
+from siambench.distributed import World
 from siambench.evaluation import Job
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "eval_detection.torchvision_engine.train"])
 
 SMALL = {
     "engine": "torchvision",
@@ -68,43 +62,11 @@ def run(config: DetectConfig, folder: Path, world: World) -> None:
         assert found == []
 
 
-def work(config: DetectConfig, folder: Path, rank: int, port: int, dies_at: int) -> None:
-    """One process: a line of the curve for every iteration."""
-    torch.set_num_threads(1)
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in told.items()})
-    save = engine_train.save
-
-    def save_and_die(*arguments):
-        save(*arguments)
-        if arguments[-1] == dies_at:
-            os._exit(9)
-
-    engine_train.save = save_and_die
+def run_until(config: DetectConfig, dies_at: int, folder: Path, world: World) -> None:
+    """A line of the curve for every iteration; the first process may die at a checkpoint."""
+    dying(engine_train, dies_at)
     engine_train.EVERY = curve.EVERY = 1
-    try:
-        with join("cpu") as world:
-            run(config, folder, world)
-    except UserError as error:
-        (folder / f"{rank}.{type(error).__name__}").write_text(str(error))
-        raise SystemExit(2) from None
-
-
-def in_two(config: DetectConfig, folder: Path, dies_at: int = 0) -> list[int | None]:
-    """Run ``config`` in two processes, of which the first may die at a checkpoint; exit codes."""
-    folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [
-        CONTEXT.Process(target=work, args=(config, folder, rank, port, dies_at)) for rank in (0, 1)
-    ]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    return [process.exitcode for process in both]
+    run(config, folder, world)
 
 
 def copy_of(run: Path, folder: Path) -> Path:
@@ -135,16 +97,15 @@ def test_two_processes_train_as_one(
     would be 10 times that.
     """
     config = config_of(scenes, backbone_file)
-    assert in_two(config, tmp_path / "two", dies_at=2) == [9, 2]
+    assert in_two(run_until, tmp_path / "two", config, 2) == [9, 2]
     assert len((tmp_path / "two" / "curve.jsonl").read_text().splitlines()) == 2
-    assert in_two(config, tmp_path / "two", dies_at=4) == [9, 2]
+    assert in_two(run_until, tmp_path / "two", config, 4) == [9, 2]
     trained = copy_of(tmp_path / "two", tmp_path / "trained")
-    assert in_two(config, tmp_path / "two") == [0, 0]
+    assert in_two(run_until, tmp_path / "two", config, 0) == [0, 0]
     monkeypatch.setattr(engine_train, "EVERY", 1)
     monkeypatch.setattr(curve, "EVERY", 1)
-    alone = World(0, 1, torch.device("cpu"))
-    run(config, tmp_path / "one", alone)
-    run(replace(config, lr=1e-12, max_iter=1), tmp_path / "still", alone)
+    run(config, tmp_path / "one", ALONE)
+    run(replace(config, lr=1e-12, max_iter=1), tmp_path / "still", ALONE)
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()]
         for name in ("one", "two")
@@ -157,14 +118,14 @@ def test_two_processes_train_as_one(
     assert (a - b).norm() < 0.03 * (a - begun).norm()
 
     # Of the same weights, the same statistics of every layer that does not work on drawn proposals.
-    run(config, trained, alone)
+    run(config, trained, ALONE)
     one, two = state(trained), state(tmp_path / "two")
     for name in (n for n in one if n.endswith(("_mean", "_var")) and not n.startswith("head")):
         torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-4, msg=name)
 
     # And the same detections; a run killed in its test does not train again.
     folder = copy_of(tmp_path / "two", tmp_path / "finished")
-    run(config, folder, alone)
+    run(config, folder, ALONE)
     assert not (folder / "curve.jsonl").exists()
     one, two = (json.loads((p / "found.json").read_text()) for p in (folder, tmp_path / "two"))
     assert len(one) == len(two) > 20
@@ -179,17 +140,16 @@ def test_one_step_of_a_pyramid(scenes: Path, backbone_file: Path, tmp_path: Path
     changes = {"network": "fpn", "anchor_sizes": [8, 16, 24, 32, 48], "mask": False}
     changes |= {"precise_bn_iters": 0, "detections_per_image": 5}
     config = config_of(scenes, backbone_file, **changes, lr=1.0, warmup_iters=0, max_iter=1)
-    alone = World(0, 1, torch.device("cpu"))
-    assert in_two(config, tmp_path / "two") == [0, 0]
-    run(config, tmp_path / "one", alone)
-    run(replace(config, lr=1e-12), tmp_path / "still", alone)
+    assert in_two(run_until, tmp_path / "two", config, 0) == [0, 0]
+    run(config, tmp_path / "one", ALONE)
+    run(replace(config, lr=1e-12), tmp_path / "still", ALONE)
     begun, a, b = (weights(tmp_path / name) for name in ("still", "one", "two"))
     assert (a - b).norm() < 0.003 * (a - begun).norm()
 
 
 def test_divergence_ends_both(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
     config = config_of(scenes, backbone_file, lr=1e12, warmup_iters=0, checkpoint_every=100)
-    assert in_two(config, tmp_path) == [2, 2]
+    assert in_two(run_until, tmp_path, config, 0) == [2, 2]
     texts = [(tmp_path / f"{rank}.Diverged").read_text() for rank in (0, 1)]
     assert texts[0] == texts[1]
     assert "not finite" in texts[0]
@@ -198,6 +158,6 @@ def test_divergence_ends_both(scenes: Path, backbone_file: Path, tmp_path: Path)
 
 def test_a_batch_that_cannot_be_shared(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
     config = config_of(scenes, backbone_file, batch_size=3)
-    assert in_two(config, tmp_path) == [2, 2]
+    assert in_two(run_until, tmp_path, config, 0) == [2, 2]
     told = next(tmp_path.glob("*.UserError"))
     assert "batch_size 3 cannot be shared by 2 processes" in told.read_text()

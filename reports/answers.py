@@ -1,4 +1,4 @@
-"""What a benchmark said of each image: pictures of confusion or detections, and files of answers."""
+"""What a benchmark said of each image: pictures, and files of answers."""
 
 import os
 from collections.abc import Sequence
@@ -30,16 +30,22 @@ _FILES = {
         "Detections beside the ground truth of some test images",
         "All detections",
     ),
+    "segment": (
+        "segmentation",
+        "confusion.csv",
+        "Predicted labels beside the ground truth of some val images",
+        "Confusion matrices",
+    ),
 }
 
 
 def answers(section: Section, given_by: str, backbones: Sequence[Backbone], out: Path) -> list[str]:
-    """Pictures of confusion or of detections, a copy of each beside the report, and links to predictions.
+    """Pictures of what was answered, a copy of each beside the report, and links to files of answers.
 
     They lie in the jobs folder beside the records' one. What is not there is passed over.
 
     Args:
-        section: of the linear probe, kNN or detection; others have none.
+        section: of the linear probe, kNN, detection or segmentation; others have none.
         given_by: the layer, or k and T, that gave the answers; or ``""``.
         backbones: in the order of the rows.
         out: the report's file.
@@ -61,7 +67,7 @@ def answers(section: Section, given_by: str, backbones: Sequence[Backbone], out:
             files.append(f"{escape(b.label)} {links}")
     by = [escape(given_by)] if given_by else []
     first = ["first trial"] if any(len(own) > 1 for own in entries.values()) else []
-    folded = len(pictures) > SHOWN or section.verb == "detect"
+    folded = len(pictures) > SHOWN or section.verb in ("detect", "segment")
     lines = _gallery(pictures, what, title + _in_brackets(by + first), folded)
     if files:
         lines += [f"{meaning}, {predictions}{_in_brackets(by)}: {', '.join(files)}.", ""]

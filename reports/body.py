@@ -14,6 +14,7 @@ from reports.published import BESIDE, DATASETS, PublishedRow, published_name, pu
 from reports.rates import rates_tried
 from reports.rows import Backbone
 from reports.sections import Section
+from reports.segmentation import above_random
 from reports.stats import row_of
 from reports.tables import MOST_CURVES, MOST_PAIRS, Layout, Table
 
@@ -42,6 +43,8 @@ def section_text(
     rows, remark = _published(section)
     for table in [t for t in made.tables if not t.folded]:
         lines += _table(table, backbones, rows, links)
+    if section.verb == "segment":
+        lines += above_random(made, backbones)
     if remark:
         lines += [remark, ""]
     lines += chosen(made.sweeps, backbones, links)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from reports.classes import class_table
 from reports.stats import Cells, Metrics
 from reports.tables import Column, Layout, Table
 
-MOST_CLASSES = 80  # COCO's
 _KINDS = ("box", "mask")
 _RULES = ["11-point", "101-point", "all-points"]
 
@@ -71,14 +71,11 @@ def _classes(metrics: Metrics, rules: list[str], tables: list[Table]) -> list[st
     for kind in _KINDS:
         name = f"{kind}_AP_class"
         params = (("rule", rules[0]),) if rules else ()
-        classes = metrics.parts(name, params)
-        if len(classes) > MOST_CLASSES:
-            return [
-                f"AP of each class: {len(classes):,} are too many for a table; they are in the records."
-            ]
-        columns = [Column(c, cells) for c, cells in classes.items()]
         by = f" ({rules[0].removesuffix('s').replace('-point', ' points')})" if rules else ""
-        tables.append(Table(f"{kind.title()} AP of each class{by}, %", columns, folded=True))
+        made = class_table(metrics, name, params, f"{kind.title()} AP of each class{by}, %", "AP")
+        if isinstance(made, str):
+            return [made]
+        tables.append(made)
     return []
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from reports.classification import knn, linear
 from reports.detection import detect
+from reports.segmentation import segment
 from reports.stats import Metrics
 from reports.svm import svm
 from reports.tables import Column, Layout, Table
@@ -24,14 +25,6 @@ def layout(verb: str, metrics: Metrics) -> Layout:
     return replace(made, tables=tables)
 
 
-def _segment(metrics: Metrics) -> Layout:
-    """mIoU and the accuracies, as mmsegmentation prints them."""
-    names = {"mIoU": "mIoU", "mean_acc": "mean accuracy", "pixel_acc": "pixel accuracy"}
-    columns = [Column(header, metrics.take(n), n) for n, header in names.items()]
-    columns = [c for c in columns if c.cells]
-    return Layout([Table("Semantic segmentation, %", columns, 2)], columns[:1])
-
-
 def _other(metrics: Metrics) -> Layout:
     """A benchmark without a layout of its own: its first accuracy stands for it."""
     for key, cells in metrics.rest().items():
@@ -45,7 +38,7 @@ LAYOUTS: dict[str, Callable[[Metrics], Layout]] = {
     "knn": knn,
     "svm": svm,
     "detect": detect,
-    "segment": _segment,
+    "segment": segment,
 }
 
 

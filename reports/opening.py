@@ -1,7 +1,8 @@
-"""What a reader must know before a section's numbers: road, solver, schedule, classes left out."""
+"""What a reader must know before a section's numbers: road, solver, schedule, network, classes left out."""
 
 from reports.markdown import code, escape
 from reports.sections import Group, Section
+from reports.segmentation import fcn_protocol
 
 SHOWN = 5  # names of classes in a line
 
@@ -15,6 +16,8 @@ def opening(section: Section) -> list[str]:
         return [_solver(group), "", *_left_out(group)]
     if section.verb == "detect" and "batch_size" in group.protocol:
         return [_schedule(group), ""]
+    if section.verb == "segment":
+        return fcn_protocol(section)
     return []
 
 

@@ -18,6 +18,8 @@ DATASETS = {
     "coco-mrcnn-c4-1x": "coco2017",
     "coco-mrcnn-fpn-1x": "coco2017",
     "voc12aug-fcn-20k": "voc12aug",
+    "voc12aug-fcn16s-30k": "voc12aug",
+    "cityscapes-fcn16s-90k": "cityscapes",
     "places205-linear": "places205",
     "places205-linear-mhead": "places205",
     "inat18-linear": "inat18",

@@ -1,7 +1,7 @@
 """Which records may stand in one table: one preset, one protocol, one engine, one data set."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reports.collect import Entry
@@ -76,12 +76,14 @@ class Section:
         groups: one; or the full and the low-shot SVM of one data set, whose numbers are different
             columns of one published table.
         siblings: other protocols of the same preset, each in a section of its own.
+        incomparable: links to sections of the same task by another protocol.
     """
 
     title: str
     anchor: str
     groups: list[Group]
     siblings: list[Group]
+    incomparable: list[str] = field(default_factory=list)
 
     @property
     def entries(self) -> list[Entry]:
@@ -111,7 +113,24 @@ def sections_of(entries: list[Entry]) -> list[Section]:
             title += f" ({engine}, protocol {protocol}, data {data})"
         siblings = [g for other in groups if other is not parts for g in other if _kin(g, parts)]
         sections.append(Section(title, f"s{number}", parts, siblings))
-    return sections
+    return [replace(s, incomparable=_other_networks(s, sections)) for s in sections]
+
+
+def output_stride(group: Group) -> int:
+    """Of a segmentation network; records of the first versions knew 8 alone."""
+    return int(group.protocol.get("output_stride", 8))
+
+
+def _other_networks(section: Section, sections: list[Section]) -> list[str]:
+    """Of segmentation: links to the sections whose network has another stride."""
+    if section.verb != "segment":
+        return []
+    stride = output_stride(section.groups[0])
+    return [
+        f"[{code(s.groups[0].benchmark)}](#{s.anchor})"
+        for s in sections
+        if s.verb == "segment" and output_stride(s.groups[0]) != stride
+    ]
 
 
 def _groups(entries: list[Entry]) -> list[Group]:

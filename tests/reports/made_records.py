@@ -180,9 +180,10 @@ def detections(
     return job
 
 
-def segment(rng: np.random.Generator) -> list[Metric]:
-    names = ("mIoU", "pixel_acc", "mean_acc")
-    return [Metric(name, float(rng.uniform(30, 90)), split="val") for name in names]
+def segment(rng: np.random.Generator, classes: int = 2) -> list[Metric]:
+    names = [(n, {}) for n in ("mIoU", "pixel_acc", "mean_acc")]
+    names += [("IoU", {"class": f"c{i}"}) for i in range(classes)]
+    return [Metric(n, float(rng.uniform(30, 90)), split="val", params=p) for n, p in names]
 
 
 VERBS: dict[str, tuple[str, Callable[..., list[Metric]], str]] = {

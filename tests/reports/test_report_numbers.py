@@ -186,7 +186,7 @@ def test_every_number_leads_to_the_records_it_is_made_of(trials: tuple[Path, str
 def test_single_trials_have_no_spread_and_link_the_number(tmp_path: Path) -> None:
     (record,) = made.fill(tmp_path, backbones=("random",), benchmarks=("voc12aug-fcn-20k",))
     text = write_report([tmp_path], tmp_path / "report.md").read_text()
-    (table,) = [t for (h, _), t in tables(text).items() if h.startswith("Segmentation")]
+    (table,) = [t for (_, c), t in tables(text).items() if c.startswith("Semantic")]
     # one backbone: nothing to compare, so nothing is bold
     assert table.loc["random", "mIoU"] == f"[{record.metric('mIoU'):.2f}][r1]"
     assert "One trial each." in text

@@ -1,6 +1,7 @@
 """``siambench data check``: everything that an evaluation checks of its data, without a backbone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.verbs import EVALUATIONS, VERBS
 from siambench.config import Verb, make_config
@@ -17,13 +18,17 @@ class CheckConfig:
     Args:
         data: the data set's folder.
         preset: what to check it for, e.g. voc0712-frcnn-c4-24k.
-        verb: the preset's verb; by default the evaluation that has a preset of that name.
+        verb: the preset's verb; by default the evaluation that has a preset of that name. Without a
+            preset: the evaluation whose defaults are meant.
+        fields: other fields of the evaluation, e.g. '{sbd: /data/benchmark_RELEASE}' or
+            '{dataset: folder}'.
         skip_bad: leave out and count what is bad, as --skip-bad of the evaluation, instead of refusing.
     """
 
     data: str
-    preset: str
+    preset: str = ""
     verb: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
     skip_bad: bool = False
 
 
@@ -60,6 +65,7 @@ def check(config: CheckConfig) -> Checked:
 
     verb = _verb_of(config)
     values = {"data": config.data, "preset": config.preset, "skip_bad": config.skip_bad}
+    values |= config.fields
     protocol = make_config(verb, {**values, "backbone": ""})
     info = verb.load_benchmark().open_data(protocol).info
     official = config.preset.partition("-")[0]
@@ -80,6 +86,10 @@ def _verb_of(config: CheckConfig) -> Verb:
         raise UserError(
             f"verb: {config.verb!r} is not an evaluation; choose from {', '.join(EVALUATIONS)}"
         )
+    if not config.preset:
+        if not config.verb:
+            raise UserError("say what the data is for: --preset NAME, or --verb VERB without one")
+        return VERBS[config.verb]
     names = [config.verb] if config.verb else EVALUATIONS
     having = [VERBS[name] for name in names if config.preset in VERBS[name].preset_files()]
     if len(having) > 1:

@@ -132,6 +132,30 @@ def test_wrong_names(values, message):
         check(CheckConfig(data="nowhere", **values))
 
 
+@pytest.mark.parametrize("preset", VERBS["segment"].preset_files())
+def test_official_counts_of_segmentation(preset, scenes, capsys):
+    official = {"voc12aug": ("10,582", "1,449"), "cityscapes": ("2,975", "500")}
+    name = preset.partition("-")[0]
+    folder = "VOCdevkit" if name == "voc12aug" else "cityscapes"
+    assert main(["data", "check", "--data", str(scenes / folder), "--preset", preset]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    for split, count in zip(("train", "val"), official[name], strict=True):
+        assert sum(row.startswith(f"{split} images") and f" {count} " in row for row in rows) == 1
+
+
+def test_fields_of_the_evaluation(scenes, capsys):
+    """Without a preset; what another field changes; a field that there is not."""
+    arguments = ["data", "check", "--data", str(scenes / "cityscapes"), "--verb", "segment"]
+    assert main([*arguments, "--fields", "{dataset: cityscapes}"]) == 0
+    assert "classes" in capsys.readouterr().out
+    assert main(arguments) == 2  # the defaults are VOC's
+    assert "VOC2012 does not exist" in capsys.readouterr().err
+    assert main([*arguments, "--fields", "{nothing: 1}"]) == 2
+    assert "nothing" in capsys.readouterr().err
+    assert main(arguments[:4]) == 2
+    assert "--preset NAME, or --verb VERB" in capsys.readouterr().err
+
+
 def test_preset_in_two_verbs_needs_the_verb(monkeypatch):
     both = {**VERBS["knn"].preset_files(), **VERBS["svm"].preset_files()}
     monkeypatch.setattr(VERBS["svm"].__class__, "preset_files", lambda self: both)

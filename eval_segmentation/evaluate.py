@@ -1,5 +1,7 @@
 """``siambench segment``: train, test, metrics."""
 
+import torch
+
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import open_data
 from eval_segmentation.metrics import csv_of, metrics_of
@@ -22,10 +24,12 @@ def evaluate(
     The confusion matrix, pictures of predictions and, until the record is written, the checkpoint
     stay in ``job.folder``.
     """
+    torch.backends.cudnn.benchmark = True  # all crops have one shape
     try:
         model = train(backbone, data, config, job)
     except Diverged as error:
         raise job.world.problem(str(error)) from None
+    torch.backends.cudnn.benchmark = False  # test images have many
     matrix, predictions = measure(model, backbone.meta, data, config, job, shown(data))
     if job.world.rank:
         return []

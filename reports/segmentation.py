@@ -13,15 +13,17 @@ RANDOM = "random init"  # the method of a backbone that nothing was trained on
 
 
 def segment(metrics: Metrics) -> Layout:
-    """mIoU and the accuracies, as mmsegmentation prints them; folded: the IoU of each class."""
+    """mIoU and the accuracies, as mmsegmentation prints them; folded: IoU and accuracy of each class."""
     names = {"mIoU": "mIoU", "mean_acc": "mean accuracy", "pixel_acc": "pixel accuracy"}
     columns = [Column(header, metrics.take(n), n) for n, header in names.items()]
     columns = [c for c in columns if c.cells]
     tables = [Table("Semantic segmentation, %", columns, 2)]
-    classes = class_table(metrics, "IoU", (), "IoU of each class, %", "IoU")
-    if isinstance(classes, str):
-        return Layout(tables, columns[:1], remarks=[classes])
-    return Layout([*tables, classes], columns[:1])
+    for name, what in {"IoU": "IoU", "acc": "Accuracy"}.items():
+        made = class_table(metrics, name, (), f"{what} of each class, %", what)
+        if isinstance(made, str):
+            return Layout(tables, columns[:1], remarks=[made])
+        tables.append(made)
+    return Layout(tables, columns[:1])
 
 
 def above_random(made: Layout, backbones: Sequence[Backbone]) -> list[str]:

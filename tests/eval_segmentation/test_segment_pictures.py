@@ -72,7 +72,10 @@ def swatches(page: np.ndarray, rows: int) -> dict[tuple[int, ...], int]:
     }
 
 
-def test_the_legend_has_the_classes_that_occur(tmp_path: Path) -> None:
+def test_the_legend_has_the_classes_that_occur(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = drawn_texts(monkeypatch)
     plain = np.ones((160, 200), np.uint8)
     for truth, prediction, expected in (
         (plain, plain, {PALETTE[1]: 81}),
@@ -82,6 +85,8 @@ def test_the_legend_has_the_classes_that_occur(tmp_path: Path) -> None:
         page = read(tmp_path / "out.png")
         assert len(page) == GAP + LINE + GAP + LINE + 160 + GAP
         assert swatches(page, GAP + LINE + GAP + LINE) == expected
+    assert texts[:2] == ["class 1", "0: ground truth"]
+    assert texts[3:5] == ["class 1", "class 2"]
 
 
 def drawn_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -121,9 +126,17 @@ def test_some_images_spread_evenly(tmp_path: Path) -> None:
 
 def test_large_and_small_images(tmp_path: Path) -> None:
     masks = [mask(1024, 2048), mask(30, 40)]
-    draw_pictures(data(tmp_path, masks), dict(enumerate(masks)), tmp_path / "out.png")
+    predictions = {i: np.where(m == 255, 0, m).astype(np.uint8) for i, m in enumerate(masks)}
+    draw_pictures(data(tmp_path, masks), predictions, tmp_path / "out.png")
     page = read(tmp_path / "out.png")
     assert page.shape[:2] == (2 * GAP + LINE + 200 + GAP + LINE + 120 + GAP + LINE, 3 * GAP + 800)
+    for y, height, width in (
+        (GAP + LINE + GAP + LINE, 200, 400),
+        (len(page) - GAP - 120, 120, 160),
+    ):
+        picture = page[y : y + height, GAP : GAP + width].reshape(-1, 3).tolist()
+        # labels are never mixed at their edges
+        assert {tuple(colour) for colour in picture} == {tinted(0), tinted(1), PAPER}
 
 
 def test_many_classes_keep_their_colours(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def detections(
 
 def segment(rng: np.random.Generator, classes: int = 2) -> list[Metric]:
     names = [(n, {}) for n in ("mIoU", "pixel_acc", "mean_acc")]
-    names += [("IoU", {"class": f"c{i}"}) for i in range(classes)]
+    names += [(n, {"class": f"c{i}"}) for n in ("IoU", "acc") for i in range(classes)]
     return [Metric(n, float(rng.uniform(30, 90)), split="val", params=p) for n, p in names]
 
 

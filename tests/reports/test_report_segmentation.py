@@ -41,16 +41,17 @@ def section(text: str, preset: str) -> str:
     return text.split(f"## Segmentation: `{preset}`")[1].split("\n## ")[0]
 
 
-def test_the_iou_of_each_class_is_folded_below_the_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("metric", "what"), [("IoU", "IoU"), ("acc", "Accuracy")])
+def test_single_classes_are_folded_below_the_table(tmp_path: Path, metric: str, what: str) -> None:
     records = made.fill(tmp_path, benchmarks=(FCN,))
     text = report(tmp_path)
-    assert "<summary>IoU of each class, %</summary>" in text
-    (found,) = [t for (_, c), t in tables(text).items() if "IoU of each class" in c]
+    assert f"<summary>{what} of each class, %</summary>" in text
+    (found,) = [t for (_, c), t in tables(text).items() if f"{what} of each class" in c]
     assert list(found.columns) == ["epochs", "c0", "c1"]
     for record in records:
         for name in ("c0", "c1"):
             cell = number(found.loc[record.backbone["name"], name])
-            assert cell[0] == pytest.approx(record.metric("IoU", **{"class": name}), abs=0.0501)
+            assert cell[0] == pytest.approx(record.metric(metric, **{"class": name}), abs=0.0501)
     assert "Other metrics" not in text
 
 

@@ -1,9 +1,8 @@
-"""Testing: whole images or a sliding window, flipped and scaled, and one confusion matrix over the set."""
+"""Labels of the test images: whole or in windows, in several sizes and mirrored; their confusion matrix."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,122 +15,62 @@ from eval_segmentation.model import FCN, enlarge
 from eval_segmentation.pairs import Pair, SegmentationData, read_mask
 from siambench.backbone import BackboneMeta
 from siambench.data.images import decode_array
+from siambench.distributed import World
 from siambench.evaluation import Job
 from siambench.features import normalise
 from siambench.progress import bar
 
-BATCH_PIXELS = 2_000_000  # images of one size go through together, up to this many pixels
+BATCH_PIXELS = 2_000_000  # images of one size go through together, up to this many pixels ...
+BATCH_IMAGES = 16  # ... and this many images; neither changes what is predicted
 
 
 class TestImages(Dataset[tuple[list[Tensor], Tensor]]):
-    """Indexed by numbers of images of one size: uint8 (N, 3, h, w) at each scale, labels (N, H, W)."""
+    """Of each image uint8 (h, w, 3) in every size of the test; and uint8 labels (H, W) as they are."""
 
     __test__ = False  # not pytest's
 
     def __init__(self, data: SegmentationData, config: SegmentConfig) -> None:
         self.data, self.config = data, config
 
-    def __getitem__(self, numbers: list[int]) -> tuple[list[Tensor], Tensor]:
-        pairs = [self.data.val[number] for number in numbers]
-        images = [decode_array(pair.image) for pair in pairs]
-        labels = np.stack([read_mask(pair.mask, self.data.table) for pair in pairs])
-        scaled = []
-        for scale in self.config.test_scales:
-            size = size_tested(pairs[0].size, self.config, scale)
-            stack = np.stack([np.stack(cv2.split(resize_image(image, size))) for image in images])
-            scaled.append(torch.from_numpy(stack))
-        return scaled, torch.from_numpy(labels)
+    def __len__(self) -> int:
+        return len(self.data.val)
+
+    def __getitem__(self, index: int) -> tuple[list[Tensor], Tensor]:
+        pair = self.data.val[index]
+        image = decode_array(pair.image)
+        sizes = sizes_of(pair.size, self.config)
+        images = [torch.from_numpy(resize_image(image, size)) for size in sizes]
+        return images, torch.from_numpy(read_mask(pair.mask, self.data.table))
 
 
-def size_tested(size: tuple[int, int], config: SegmentConfig, scale: float) -> tuple[int, int]:
-    """(width, height) at which an image of ``size`` is tested."""
-    return scaled_size(size, config.long_edge, config.short_edge, scale)
+def sizes_of(size: tuple[int, int], config: SegmentConfig) -> list[tuple[int, int]]:
+    """(width, height) in which an image of ``size`` is tested, one for each of the scales."""
+    edges = (config.long_edge, config.short_edge)
+    return [scaled_size(size, *edges, scale) for scale in config.test_scales]
 
 
-def batches(pairs: Sequence[Pair], config: SegmentConfig, processes: int = 1) -> list[list[int]]:
-    """Numbers of ``pairs`` in batches of one image size each, at most ``BATCH_PIXELS`` as tested.
+def batches(pairs: Sequence[Pair], config: SegmentConfig, world: World) -> list[list[int]]:
+    """This process's batches of indices into ``pairs``, each of images of one size.
 
-    Those of one size are as many as the processes, or a multiple, where there are enough of them.
+    Batches are the same for any number of processes. The largest come first, each for the process
+    that has the fewest pixels so far.
     """
     by_size = defaultdict(list)
     for index, pair in enumerate(pairs):
         by_size[pair.size].append(index)
     found = []
     for size, indices in by_size.items():
-        width, height = size_tested(size, config, max(config.test_scales))
-        most = max(1, BATCH_PIXELS // max(width * height, size[0] * size[1]))
-        rounds = -(-len(indices) // (most * processes))
-        most = -(-len(indices) // (rounds * processes))
-        found += [indices[i : i + most] for i in range(0, len(indices), most)]
-    return found
-
-
-@torch.inference_mode()
-def measure(
-    model: FCN,
-    meta: BackboneMeta,
-    data: SegmentationData,
-    config: SegmentConfig,
-    job: Job,
-    shown: Collection[int] = (),
-) -> tuple[Tensor, dict[int, np.ndarray]]:
-    """Test ``model`` on ``data.val`` at the masks' own resolution, each process on its share.
-
-    Args:
-        model: in evaluation mode.
-        shown: numbers of the images whose predictions are asked for.
-
-    Returns:
-        The confusion matrix (classes, classes) int64 over the whole set, and in the first process
-        the predicted labels (H, W) uint8 of the ``shown`` images.
-    """
-    world, classes = job.world, len(data.classes)
-    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=job.device)
-    kept: dict[int, np.ndarray] = {}
-    mine = batches(data.val, config, world.size)[world.rank :: world.size]
-    loader = DataLoader(
-        TestImages(data, config),
-        batch_size=None,  # the dataset makes batches
-        sampler=mine,  # type: ignore[arg-type]
-        num_workers=job.workers,
-        pin_memory=job.device.type == "cuda",
-    )
-    with bar(f"{job.title}: test images", sum(map(len, mine))) as progress:
-        for numbers, (scaled, labels) in zip(mine, loader, strict=True):
-            images = [
-                normalise(x.to(job.device, non_blocking=True), meta.mean, meta.std).to(
-                    memory_format=torch.channels_last
-                )
-                for x in scaled
-            ]
-            predictions = predict(model, images, (labels.shape[1], labels.shape[2]), config)
-            matrix += confusion(labels.to(job.device, non_blocking=True), predictions, classes)
-            for number, prediction in zip(numbers, predictions, strict=True):
-                if number in shown:
-                    kept[number] = prediction.to(torch.uint8).cpu().numpy()
-            progress.advance(len(numbers))
-    parts = world.collect(kept)
-    return world.sum(matrix), {number: labels for part in parts for number, labels in part.items()}
-
-
-def predict(
-    model: FCN, scaled: Sequence[Tensor], size: tuple[int, int], config: SegmentConfig
-) -> Tensor:
-    """The labels (N, *size) of normalised images, given at every scale as (N, 3, h, w).
-
-    Of one scale without flip, the largest logit; else the largest of the probabilities' mean over
-    scales and mirror images (mmsegmentation, mmseg/models/segmentors/encoder_decoder.py, aug_test).
-    """
-    flips = (False, True) if config.test_flip else (False,)
-    if len(scaled) == 1 and not config.test_flip:
-        return enlarge(logits_of(model, scaled[0], config), size, config.align_corners).argmax(1)
-    total = torch.zeros(())
-    for images in scaled:
-        for flip in flips:
-            logits = logits_of(model, images.flip(3) if flip else images, config)
-            logits = enlarge(logits, size, config.align_corners)
-            total = total.to(logits) + (logits.flip(3) if flip else logits).softmax(1)
-    return total.argmax(1)
+        pixels = max(width * height for width, height in [size, *sizes_of(size, config)])
+        most = min(max(1, BATCH_PIXELS // pixels), BATCH_IMAGES)
+        parts = [indices[i : i + most] for i in range(0, len(indices), most)]
+        found += [(pixels * len(part), part) for part in parts]
+    loads, mine = [0] * world.size, []
+    for pixels, part in sorted(found, key=lambda one: -one[0]):
+        rank = loads.index(min(loads))
+        loads[rank] += pixels
+        if rank == world.rank:
+            mine.append(part)
+    return mine
 
 
 def slide_starts(length: int, window: int, stride: int) -> list[int]:
@@ -149,14 +88,93 @@ def logits_of(model: FCN, images: Tensor, config: SegmentConfig) -> Tensor:
     height, width = images.shape[2:]
     if config.inference == "whole":
         return enlarge(model(images)[0], (height, width), config.align_corners)
-    total, seen = torch.zeros(0), torch.zeros(height, width, device=images.device)
+    total, seen = None, images.new_zeros(height, width)
     for y in slide_starts(height, config.crop, config.slide_stride):
         for x in slide_starts(width, config.crop, config.slide_stride):
-            window = images[..., y : y + config.crop, x : x + config.crop]
+            part = (..., slice(y, y + config.crop), slice(x, x + config.crop))
+            window = images[part]
             size = (window.shape[2], window.shape[3])
             logits = enlarge(model(window)[0], size, config.align_corners)
-            if not total.numel():
+            if total is None:
                 total = logits.new_zeros(*logits.shape[:2], height, width)
-            total[..., y : y + config.crop, x : x + config.crop] += logits
-            seen[y : y + config.crop, x : x + config.crop] += 1
-    return total / seen
+            total[part] += logits
+            seen[part] += 1
+    assert total is not None
+    return total.div_(seen)
+
+
+def labels_of(
+    model: FCN, images: Sequence[Tensor], size: tuple[int, int], config: SegmentConfig
+) -> Tensor:
+    """Predicted labels (N, H, W), int64, of images in one or several sizes.
+
+    One version of an image has the label of its greatest logit, enlarged to the mask. Of several, and
+    of mirrored ones with ``test_flip``, the softmax probabilities are summed at the mask's resolution
+    (mmsegmentation, ``aug_test`` of 0.x and SegTTAModel of 1.x).
+
+    Args:
+        images: of each size, normalised (N, 3, h, w).
+        size: (H, W) of the masks.
+    """
+    if len(images) == 1 and not config.test_flip:
+        logits = logits_of(model, images[0], config)
+        # image by image: a whole batch at the mask's resolution would double the memory
+        parts = [enlarge(one, size, config.align_corners).argmax(1) for one in logits.split(1)]
+        return torch.cat(parts)
+    total = None
+    for x in images:
+        for mirrored in (False, True) if config.test_flip else (False,):
+            logits = logits_of(model, x.flip(3) if mirrored else x, config)
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], *size)
+            for sums, one in zip(total.split(1), logits.split(1), strict=True):
+                upright = one.flip(3) if mirrored else one
+                sums += enlarge(upright, size, config.align_corners).softmax(1)
+    assert total is not None
+    return total.argmax(1)
+
+
+@torch.inference_mode()
+def measure(
+    model: FCN,
+    meta: BackboneMeta,
+    data: SegmentationData,
+    config: SegmentConfig,
+    job: Job,
+    shown: Collection[int],
+) -> tuple[Tensor, dict[int, np.ndarray]]:
+    """Predict ``data.val`` at the masks' resolution, in float32, shared by the processes of ``job``.
+
+    Returns:
+        In every process the confusion matrix of all images, int64 (classes, classes); in the first
+        the predicted labels, uint8 (H, W), of those whose index in ``data.val`` is in ``shown``.
+    """
+    world, classes = job.world, len(data.classes)
+    mine = batches(data.val, config, world)
+    loader = DataLoader(
+        TestImages(data, config),
+        batch_sampler=mine,
+        num_workers=job.workers,
+        pin_memory=job.device.type == "cuda",
+    )
+    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=job.device)
+    kept: dict[int, np.ndarray] = {}
+    model.eval()
+    title = f"{job.title}: test images" + (f", 1 of {world.size} parts" if world.size > 1 else "")
+    with bar(title, sum(map(len, mine))) as progress:
+        for indices, (images, labels) in zip(mine, loader, strict=True):
+            views = [
+                normalise(
+                    image.to(job.device, non_blocking=True).permute(0, 3, 1, 2), meta.mean, meta.std
+                )
+                for image in images
+            ]
+            size = (labels.shape[1], labels.shape[2])
+            predicted = labels_of(model, views, size, config)
+            matrix += confusion(labels.to(job.device, non_blocking=True), predicted, classes)
+            for index, one in zip(indices, predicted, strict=True):
+                if index in shown:
+                    kept[index] = one.to(torch.uint8).cpu().numpy()
+            progress.advance(len(indices))
+    everything = {index: one for part in world.collect(kept) for index, one in part.items()}
+    return world.sum(matrix), dict(sorted(everything.items()))

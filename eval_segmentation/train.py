@@ -81,7 +81,8 @@ def train(backbone: Backbone, data: SegmentationData, config: SegmentConfig, job
 def learning_rate(config: SegmentConfig, iteration: int) -> float:
     """The rate at ``iteration`` (from 0) of ``config.schedule``.
 
-    Poly is (lr - min_lr) (1 - iteration / iterations)^power + min_lr, as mmengine's PolyLR.
+    Poly is (lr - min_lr) (1 - iteration / iterations)^power + min_lr, as mmcv's PolyLrUpdaterHook
+    (mmselfsup 0.x); mmengine's PolyLR divides by iterations - 1.
     """
     if config.schedule == "step":
         passed = sum(iteration >= round(step * config.iterations) for step in config.steps)

@@ -1,10 +1,12 @@
 """Confusion matrix and IoU against a count pixel by pixel and torchmetrics."""
 
+import csv
+
 import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from eval_segmentation.metrics import confusion, metrics_of
+from eval_segmentation.metrics import confusion, csv_of, metrics_of
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -24,7 +26,9 @@ def _example(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def _values(matrix: torch.Tensor) -> dict[str, float]:
     metrics = metrics_of(matrix, CLASSES, "val")
     assert {m.split for m in metrics} == {"val"}
-    return {m.params.get("class", m.name): m.value for m in metrics}
+    per_class = {m.params["class"] for m in metrics if m.name == "acc"}
+    assert per_class <= set(CLASSES)
+    return {m.params.get("class", m.name): m.value for m in metrics if m.name != "acc"}
 
 
 def test_confusion_counts_pixel_by_pixel() -> None:
@@ -51,6 +55,9 @@ def test_metrics_agree_with_torchmetrics() -> None:
     assert ours["mIoU"] == pytest.approx(float(theirs(MulticlassJaccardIndex, "macro")), abs=1e-4)
     per_class = theirs(MulticlassJaccardIndex, "none").tolist()
     assert [ours[c] for c in CLASSES] == pytest.approx(per_class, abs=1e-4)
+    matrix = confusion(labels, predictions, 4)
+    accuracies = [m.value for m in metrics_of(matrix, CLASSES, "val") if m.name == "acc"]
+    assert accuracies == pytest.approx(theirs(MulticlassAccuracy, "none").tolist(), abs=1e-4)
     assert ours["pixel_acc"] == pytest.approx(float(theirs(MulticlassAccuracy, "micro")), abs=1e-4)
     assert ours["mean_acc"] == pytest.approx(float(theirs(MulticlassAccuracy, "macro")), abs=1e-4)
 
@@ -87,3 +94,9 @@ def test_counts_beyond_float32_stay_exact() -> None:
     values = _values(big)
     assert values["b"] == pytest.approx(75)
     assert values["pixel_acc"] < 100
+
+
+def test_confusion_as_a_table() -> None:
+    matrix = torch.tensor([[5, 1], [0, 7]])
+    rows = list(csv.reader(csv_of(matrix, ["a, b", "c"]).splitlines()))
+    assert rows == [["labelled \\ predicted", "a, b", "c"], ["a, b", "5", "1"], ["c", "0", "7"]]

@@ -1,5 +1,6 @@
 """The verb from end to end: presets, records, learning, interruption and resume."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import eval_segmentation.train as training
 from eval_segmentation import VERBS
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import open_data
@@ -248,3 +250,45 @@ def test_wrong_path_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert error.startswith("siambench: error: VOC folder: ")
     assert error.count("\n") == 1
+
+
+def _curve(folder: Path) -> list[float]:
+    lines = (folder / "curve.jsonl").read_text().splitlines()
+    return [sum(v for k, v in json.loads(line).items() if k in ("head", "aux")) for line in lines]
+
+
+def test_bf16_trains_float32_weights(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:
+    """Near float32's losses, though not the same."""
+    curves = {}
+    for bf16 in (False, True):
+        changes = {"bf16": bf16, "iterations": 20, "lr": 1e-3}
+        config = _config(backbone_file, scenes / "VOCdevkit", tmp_path, **changes)
+        state = _weights(config, tmp_path / str(bf16))
+        assert {v.dtype for v in state.values()} == {torch.float32, torch.int64}
+        (curves[bf16],) = _curve(tmp_path / str(bf16))
+    assert curves[True] == pytest.approx(curves[False], rel=0.05)
+    assert curves[True] != curves[False]
+
+
+@pytest.mark.gpu
+def test_the_host_does_not_wait_for_a_gpu(
+    scenes: Path, backbone_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the rate to the losses' note of every iteration; and the verb runs there to its record."""
+    rate, add = training.learning_rate, training.Watch.add
+
+    def begin(config: SegmentConfig, iteration: int) -> float:
+        torch.cuda.set_sync_debug_mode("error" if iteration >= 2 else "default")
+        return rate(config, iteration)
+
+    def end(self: training.Watch, losses: dict[str, torch.Tensor]) -> None:
+        add(self, losses)
+        torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(training, "learning_rate", begin)
+    monkeypatch.setattr(training.Watch, "add", end)
+    for loss_over in ("all", "labelled"):
+        changes = {"device": "cuda", "iterations": 6, "bf16": True, "loss_over": loss_over}
+        config = _config(backbone_file, scenes / "VOCdevkit", tmp_path / loss_over, **changes)
+        (record,) = run(config)
+        assert 0 <= record.metric("mIoU") <= 100

@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if verb is not None and len(words) >= length:
             return run_verb(verb, words[length:])
     longer = [name for name in VERBS if name.split()[0] == words[0]]
-    hint = f"there is `siambench {longer[0]}`" if longer else "`siambench --help` lists them"
+    known = " and ".join(f"`siambench {name}`" for name in longer)
+    hint = f"there is {known}" if longer else "`siambench --help` lists them"
     print(f"siambench: error: no verb {words[0]!r}; {hint}", file=sys.stderr)
     return EXIT_USER
 

@@ -60,7 +60,12 @@ def class_names(folder: Path, split: str) -> list[str]:
         p.name[: -len(suffix)] for p in (folder / "ImageSets" / "Main").glob(f"*{suffix}")
     )
     if not names:
-        raise UserError(f"{folder}/ImageSets/Main has no CLASS{suffix} files; unpack VOC whole")
+        lists = folder / "ImageSets" / "Main"
+        splits = sorted(p.stem for p in lists.glob("*.txt") if "_" not in p.stem)
+        raise UserError(
+            f"{lists} has no CLASS{suffix} files; "
+            + (f"its splits are {', '.join(splits)}" if splits else "unpack VOC whole")
+        )
     return names
 
 

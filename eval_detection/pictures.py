@@ -66,7 +66,9 @@ def draw_pictures(
         image = scaled(decode(sample.path))
         left, right = (_drawn(image, things, sample) for things in sides)
         drawn, all_of_it = len(sides[1]), len(found[sample.id])
-        title = f"detections: {drawn} of {all_of_it}" if drawn < all_of_it else f"detections: {drawn}"
+        title = (
+            f"detections: {drawn} of {all_of_it}" if drawn < all_of_it else f"detections: {drawn}"
+        )
         rows.append((f"{sample.id}: ground truth", title, left, right))
     with atomic_path(path) as temporary:
         sheet(rows).save(temporary, format="png", optimize=True)

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from eval_segmentation.config import SegmentConfig
-from eval_segmentation.pairs import IGNORE, SegmentationData, read_mask
-from siambench.data.images import decode_array
+from eval_segmentation.pairs import IGNORE, SegmentationData, read_pair
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism
 
@@ -81,7 +80,7 @@ class TrainCrops(Dataset[tuple[Tensor, Tensor]]):
         epoch, place = divmod(item, len(self.data.train))
         pair = self.data.train[_shuffled(len(self.data.train), self.seed, epoch)[place]]
         rng = np.random.default_rng([self.seed, 1, item])
-        image, labels = decode_array(pair.image), read_mask(pair.mask, self.data.table)
+        image, labels = read_pair(pair, self.data.table)
 
         ratio = rng.uniform(config.ratio_min, config.ratio_max)
         size = scaled_size(pair.size, config.long_edge, config.short_edge, ratio)

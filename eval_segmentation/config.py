@@ -1,6 +1,7 @@
 """The protocol of an FCN fine-tuning; its defaults are those of the preset voc12aug-fcn-20k."""
 
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Literal
 
 from siambench.config import EvaluationConfig
@@ -138,6 +139,7 @@ def check_config(config: SegmentConfig) -> None:
         "long_edge": (config.short_edge, None),
         "short_edge": (8 if config.long_edge else 0, None),
         "ratio_min": (0.01, config.ratio_max),
+        "ratio_max": (0.01, 100),
         "crop": (8, None),
         "cat_max_ratio": (0, 1),
         "batch_size": (2, None),  # batch norm
@@ -153,7 +155,7 @@ def check_config(config: SegmentConfig) -> None:
     }
     for name, (least, most) in ranges.items():
         value = getattr(config, name)
-        if value < least or (most is not None and value > most):
+        if not least <= value <= (inf if most is None else most) or not isfinite(value):
             bound = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"--{name} is {value}; it must be {bound}")
     if config.schedule == "step" and not (
@@ -162,5 +164,7 @@ def check_config(config: SegmentConfig) -> None:
         raise UserError(
             f"--steps is {config.steps}; they must be shares of the iterations, rising, between 0 and 1"
         )
-    if not config.test_scales or min(config.test_scales) <= 0:
-        raise UserError(f"--test_scales is {config.test_scales}; they must be factors above 0")
+    if not config.test_scales or not all(0 < scale <= 8 for scale in config.test_scales):
+        raise UserError(
+            f"--test_scales is {config.test_scales}; they must be factors above 0, at most 8"
+        )

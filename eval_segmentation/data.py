@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -14,7 +16,7 @@ from eval_segmentation.config import SegmentConfig, check_config
 from eval_segmentation.folder import list_folder
 from eval_segmentation.pairs import IGNORE, Listing, Pair, SegmentationData, mask_values
 from eval_segmentation.voc import list_voc
-from siambench.data.images import FileFacts, dataset_name, inspect_images
+from siambench.data.images import FileFacts, dataset_name, decode, inspect_images
 from siambench.errors import UserError, first_line
 from siambench.files import digest_of
 from siambench.problems import Problems
@@ -43,10 +45,9 @@ def open_data(config: SegmentConfig) -> SegmentationData:
     problems = Problems(config.skip_bad)
     checked, digests, facts = {}, {}, {}
     for split, pairs in listing.splits.items():
-        good, histogram, facts[split] = _check(pairs, listing, split, problems)
+        good, rows, histogram, facts[split] = _check(pairs, listing, split, problems)
         checked[split] = good
-        rows = [[_described(path, listing.folder) for path in (p.image, p.mask)] for p in good]
-        digests[split] = digest_of([rows, histogram.tolist()])
+        digests[split] = digest_of(rows)
         if good and not histogram[listing.table != IGNORE].sum():
             problems.file(str(listing.folder), f"no pixel of the {split} masks belongs to a class")
     if config.dataset == "folder":
@@ -76,20 +77,22 @@ def _listed(config: SegmentConfig) -> Listing:
     return list_voc(root, aug=config.dataset == "voc12aug", sbd=config.sbd)
 
 
-def _described(path: Path, folder: Path) -> list[str | int]:
-    """Name and bytes; SBD's files, which lie elsewhere, by their own name."""
-    inside = path.is_relative_to(folder)
-    return [path.relative_to(folder).as_posix() if inside else path.name, path.stat().st_size]
+def _name(path: Path, folder: Path) -> str:
+    """The path inside the folder; of SBD's files, which lie elsewhere, their own name."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
 def _check(
     pairs: Sequence[Pair], listing: Listing, split: str, problems: Problems
-) -> tuple[list[Pair], np.ndarray, FileFacts]:
-    """The usable pairs with their sizes, their masks' pixels by value (256,), and facts of all images."""
+) -> tuple[list[Pair], list[list[Any]], np.ndarray, FileFacts]:
+    """The usable pairs with their sizes, what tells their contents, their masks' pixels by value (256,).
+
+    And the facts of all images.
+    """
     found, facts = inspect_images([pair.image for pair in pairs], problems.skip_bad)
     allowed = np.zeros(256, bool)
     allowed[[*listing.values, IGNORE]] = True
-    good, total = [], np.zeros(256, np.int64)
+    good, rows, total = [], [], np.zeros(256, np.int64)
     with ThreadPoolExecutor(8) as pool, bar(f"checking {split} masks", len(pairs)) as progress:
         looked = pool.map(_look, pairs, [not text for text in found], chunksize=16)
         for number, (pair, text, mask) in enumerate(zip(pairs, found, looked, strict=True), 1):
@@ -116,16 +119,25 @@ def _check(
                 )
             elif not text:
                 good.append(Pair(pair.image, pair.mask, mask.size))
+                names = [_name(path, listing.folder) for path in (pair.image, pair.mask)]
+                rows.append([*names, int(facts.mark[number - 1]), mask.content])
                 total += mask.histogram
-    return good, total, facts
+    return good, rows, total, facts
 
 
 @dataclass(frozen=True)
 class _Mask:
-    """What a look at a mask found: its (width, height) and pixels by value (256,), or what is wrong."""
+    """What a look at a mask found, or what is wrong.
+
+    Attributes:
+        size: (width, height).
+        histogram: (256,), pixels by value.
+        content: digest of the values.
+    """
 
     size: tuple[int, int] = (0, 0)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    content: str = ""
     missing: bool = False
     undecodable: str = ""
     wrong: str = ""
@@ -152,7 +164,9 @@ def _look(pair: Pair, readable: bool) -> _Mask:
             wrong=f"is {size[0]}×{size[1]} but image {pair.image} is {width}×{height}; they must be "
             "of one size"
         )
-    return _Mask(size, np.bincount(values.ravel(), minlength=256))
+    values = np.ascontiguousarray(values)
+    content = blake2b(values, digest_size=16).hexdigest()
+    return _Mask(size, np.bincount(values.ravel(), minlength=256), content)
 
 
 def _mode(path: Path) -> str:
@@ -164,12 +178,15 @@ def _mode(path: Path) -> str:
 
 
 def _upright_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) of an image as it is shown; None if its header cannot be read."""
+    """(width, height) of an image as it is decoded; None if its header cannot be read."""
     try:
         with Image.open(path) as image:  # reads the header only
-            # a PNG would be decoded to look for an orientation
-            turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) >= 5
-            return image.size[::-1] if turned else image.size
+            if image.format == "JPEG":
+                turned = image.getexif().get(_ORIENTATION, 1) >= 5
+                return image.size[::-1] if turned else image.size
+            if image.format == "PNG" and "exif" not in image.info:
+                return image.size  # one behind its pixels is seen by read_pair
+        return decode(path).size
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 

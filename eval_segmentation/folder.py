@@ -45,7 +45,10 @@ def list_folder(config: SegmentConfig) -> Listing:
 
 def _class_names(path: Path) -> list[str]:
     hint = "write one class name a line: the first names value 0 of the masks, the second value 1"
-    text = existing(path, "list of classes", hint=hint).read_text(encoding="utf-8")
+    try:
+        text = existing(path, "list of classes", hint=hint).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8; save it as that") from None
     names = [line.strip() for line in text.rstrip().splitlines()]
     if not all(names) or not names:
         raise UserError(f"{path}, line {names.index('') + 1 if names else 1} is empty; {hint}")

@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
+from siambench.data.images import decode_array
 from siambench.data.layouts import voc_palette
+from siambench.errors import UserError, first_line
 from siambench.record import DatasetInfo
 
 IGNORE = 255  # VOC's border and all that Cityscapes does not train on
@@ -76,6 +78,25 @@ class SegmentationData:
     val: list[Pair]
     info: DatasetInfo
     palette: list[Colour] = field(default_factory=lambda: voc_colours(IGNORE))
+
+
+def read_pair(pair: Pair, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) and labels (H, W), uint8.
+
+    Raises:
+        UserError: a file is gone or damaged since it was checked, or the two differ in size after all.
+    """
+    image = decode_array(pair.image)
+    try:
+        labels = read_mask(pair.mask, table)
+    except Exception as error:  # whatever a damaged PNG or .mat raises
+        raise UserError(f"mask {pair.mask} cannot be read ({first_line(error)})") from None
+    if image.shape[:2] != labels.shape:
+        raise UserError(
+            f"image {pair.image} is {image.shape[1]}×{image.shape[0]} when it is upright, its mask "
+            f"{labels.shape[1]}×{labels.shape[0]}; they must be of one size"
+        )
+    return image, labels
 
 
 def read_mask(path: Path, table: np.ndarray) -> np.ndarray:

@@ -12,9 +12,8 @@ from eval_segmentation.augment import resize_image, scaled_size
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.metrics import confusion
 from eval_segmentation.model import FCN, enlarge
-from eval_segmentation.pairs import Pair, SegmentationData, read_mask
+from eval_segmentation.pairs import Pair, SegmentationData, read_pair
 from siambench.backbone import BackboneMeta
-from siambench.data.images import decode_array
 from siambench.distributed import World
 from siambench.evaluation import Job
 from siambench.features import normalise
@@ -37,10 +36,10 @@ class TestImages(Dataset[tuple[list[Tensor], Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[list[Tensor], Tensor]:
         pair = self.data.val[index]
-        image = decode_array(pair.image)
+        image, labels = read_pair(pair, self.data.table)
         sizes = sizes_of(pair.size, self.config)
         images = [torch.from_numpy(resize_image(image, size)) for size in sizes]
-        return images, torch.from_numpy(read_mask(pair.mask, self.data.table))
+        return images, torch.from_numpy(labels)
 
 
 def sizes_of(size: tuple[int, int], config: SegmentConfig) -> list[tuple[int, int]]:

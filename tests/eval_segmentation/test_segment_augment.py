@@ -184,3 +184,38 @@ def test_distortion_leaves_grey_grey() -> None:
     moved = [distort(grey, rng) for _ in range(20)]
     assert all(np.ptp(m, axis=2).max() == 0 for m in moved)
     assert any(not np.array_equal(m, grey) for m in moved)
+
+
+class Bounds:
+    """A generator that always tosses heads and notes between what it is asked to draw."""
+
+    def __init__(self) -> None:
+        self.asked: set[tuple[float, float]] = set()
+
+    def random(self) -> float:
+        return 0.0
+
+    def uniform(self, low: float, high: float) -> float:
+        self.asked.add((low, high))
+        return (low + high) / 2
+
+    integers = uniform
+
+
+def test_distortion_draws_between_mmsegmentations_bounds() -> None:
+    """brightness_delta 32, contrast and saturation 0.5 to 1.5, hue_delta 18."""
+    bounds = Bounds()
+    distort(np.zeros((2, 2, 3), np.uint8), bounds)
+    assert bounds.asked == {(-32, 32), (0.5, 1.5), (-18, 18)}
+
+
+def test_a_class_may_fill_a_share_of_what_is_labelled() -> None:
+    """Not of the crop: two thirds of the labelled pixels, a third of all."""
+    labels = np.full((2, 6), IGNORE, np.uint8)
+    labels[:, :2], labels[:, 2] = 1, 2
+    draws = Draws(*[0, 0] * 11)
+    choose_crop(labels, 6, 0.5, draws)
+    assert not draws.values  # drawn again as often as may be
+    draws = Draws(0, 0)
+    choose_crop(labels, 6, 0.7, draws)
+    assert not draws.values

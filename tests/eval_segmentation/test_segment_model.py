@@ -83,6 +83,8 @@ def test_main_head_reads_its_input_and_its_own_output() -> None:
         (21, 512, 1, 1),
     ]
     assert math.isclose(float(head.classifier.weight.detach().std()), 0.01, rel_tol=0.05)
+    fan_out = math.sqrt(2 / (512 * 9))  # Kaiming's, of mmcv's ConvModule
+    assert math.isclose(float(head.convs[0][0].weight.detach().std()), fan_out, rel_tol=0.01)
 
 
 def test_fcn_starts_from_the_backbone_and_leaves_it_alone(backbone_file: Path) -> None:

@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from eval_segmentation.config import SegmentConfig
 from eval_segmentation.data import open_data
-from eval_segmentation.pairs import IGNORE, SegmentationData, read_mask, voc_colours
+from eval_segmentation.pairs import IGNORE, SegmentationData, read_mask, read_pair, voc_colours
 from siambench.errors import UserError
 
 
@@ -212,3 +212,46 @@ def test_lists_of_other_systems(voc: Path) -> None:
     lists.write_text("\n")
     with pytest.raises(UserError, match=r"train.txt is empty"):
         _open(voc.parent, dataset="voc12")
+
+
+def test_masks_exchanged_are_other_data(folder: Path) -> None:
+    """Of one size on disk, and the same pixels over all."""
+    for mask in sorted((folder / "masks" / "train").rglob("*.*")):
+        Image.open(mask).save(mask.with_suffix(".bmp"))
+        mask.unlink()
+    masks = sorted((folder / "masks" / "train").rglob("*.bmp"))
+    before = _open(folder, dataset="folder").info.fingerprint
+    contents = [mask.read_bytes() for mask in masks]
+    assert len({len(content) for content in contents}) == 1
+    for mask, content in zip(masks, contents[1:] + contents[:1], strict=True):
+        mask.write_bytes(content)
+    assert _open(folder, dataset="folder").info.fingerprint != before
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "tif"])
+def test_pictures_that_exif_turns(folder: Path, ending: str) -> None:
+    image = next((folder / "images" / "train").rglob("*.jpg"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(image).save(image.with_suffix(f".{ending}"), exif=exif)
+    image.unlink()
+    with pytest.raises(UserError, match=r"is 30×20 but image .* is 20×30"):
+        _open(folder, dataset="folder")
+
+
+def test_what_changes_after_the_check_is_said(folder: Path) -> None:
+    data = _open(folder, dataset="folder")
+    Image.new("L", (31, 20)).save(data.train[0].mask)
+    with pytest.raises(UserError, match="is 30×20 when it is upright, its mask 31×20"):
+        read_pair(data.train[0], data.table)
+    data.train[0].mask.unlink()
+    with pytest.raises(UserError, match=rf"mask {data.train[0].mask} cannot be read"):
+        read_pair(data.train[0], data.table)
+
+
+def test_classes_of_other_editors(folder: Path) -> None:
+    (folder / "classes.txt").write_bytes("\ufeffnothing\nsky\ntree\nroad".encode())
+    assert _open(folder, dataset="folder").classes[0] == "nothing"
+    (folder / "classes.txt").write_bytes("nothing\nsky\ntree\nStraße".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes.txt is not UTF-8"):
+        _open(folder, dataset="folder")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from eval_segmentation.cityscapes import list_cityscapes
 from eval_segmentation.config import SegmentConfig, check_config
@@ -187,7 +187,7 @@ def _upright_size(path: Path) -> tuple[int, int] | None:
             if image.format == "PNG" and "exif" not in image.info:
                 return image.size  # one behind its pixels is seen by read_pair
         return decode(path).size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 

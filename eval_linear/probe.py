@@ -23,6 +23,7 @@ from siambench.evaluation import Job
 from siambench.features import LayerFeatures
 from siambench.files import atomic_path
 from siambench.progress import bar, say
+from siambench.signals import stop_requests, stop_saved
 
 HEAD_FORMAT, HEAD_VERSION = "siambench-linear-head", "1"
 _CHECKPOINT_EVERY = {"online": 0.0, "cached": 30.0}  # seconds, at the end of an epoch
@@ -96,30 +97,31 @@ class Probe:
                 tensors[f"{layer}.momentum{number}"] = momentum
         return tensors
 
-    def save(self, path: Path, epochs_done: int) -> None:
-        """Write a checkpoint atomically."""
+    def save(self, path: Path, epochs: int, batches: int = 0) -> None:
+        """Write a checkpoint after ``epochs`` epochs and ``batches`` of the next, atomically."""
         tensors = {name: tensor.cpu() for name, tensor in self.state().items()}
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"epochs_done": str(epochs_done)})
+            save_file(tensors, temporary, metadata={"done": json.dumps([epochs, batches])})
 
-    def load(self, path: Path, world: World) -> int:
-        """Read a checkpoint if the first process has one; returns the epochs that it has behind it."""
+    def load(self, path: Path, world: World) -> tuple[int, int]:
+        """Read a checkpoint if the first process has one; the epochs it has behind it, and batches."""
         done, tensors = world.from_first(lambda: _read(path))
-        for name, tensor in self.state().items() if done else ():
+        for name, tensor in self.state().items() if tensors else ():
             tensor.copy_(tensors[name])
         return done
 
 
-def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
+def _read(path: Path) -> tuple[tuple[int, int], dict[str, Tensor]]:
     if not path.exists():
-        return 0, {}
+        return (0, 0), {}
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return int(file.metadata()["epochs_done"]), tensors
+            epochs, batches = json.loads(file.metadata()["done"])
+            return (int(epochs), int(batches)), tensors
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         say(f"{path} is damaged ({first_line(error)}); training starts anew")
-        return 0, {}
+        return (0, 0), {}
 
 
 def train(
@@ -144,21 +146,24 @@ def train(
         UserError: all heads of a layer diverged; said at the end of the epoch.
     """
     checkpoint = job.folder / "checkpoint.safetensors"
-    done = probe.load(checkpoint, job.world)
+    done, skip = probe.load(checkpoint, job.world)
     saved = time.monotonic()
-    if done:
-        say(f"{job.title}: going on after epoch {done} of {config.epochs}")
+    if done or skip:
+        within = f" and {skip} batches" if skip else ""
+        say(f"{job.title}: going on after epoch {done}{within} of {config.epochs}")
     y = torch.from_numpy(labels).to(job.device)
     weight = torch.from_numpy(_image_weights(held_out, len(config.settings))).to(job.device)
     batches = epoch_batches(len(labels), config, job.seed, 0)
-    total, behind = config.epochs * len(batches), done * len(batches)
-    with bar(f"{job.title}: training", total, behind) as progress:
+    total, behind = config.epochs * len(batches), done * len(batches) + skip
+    with stop_requests() as asked, bar(f"{job.title}: training", total, behind) as progress:
         for epoch in range(done, config.epochs):
             factor = schedule_factor(
                 config.schedule, epoch, config.epochs, config.milestones, config.gamma
             )
-            batches = epoch_batches(len(labels), config, job.seed, epoch)
-            for batch, features in zip(batches, road.train(epoch, batches), strict=True):
+            first = skip if epoch == done else 0
+            batches = epoch_batches(len(labels), config, job.seed, epoch)[first:]
+            rows = zip(batches, road.train(epoch, batches), strict=True)
+            for number, (batch, features) in enumerate(rows, first + 1):
                 index = torch.from_numpy(batch).to(job.device)
                 part = weight[index]
                 part = part / totals(part, y[index]).clamp(min=1)
@@ -166,6 +171,11 @@ def train(
                 # Waits for the device once an epoch. The least of a sweep's losses would say nothing.
                 told = batch is batches[-1] and losses.shape[1] == 1
                 progress.advance(1, **({"loss": losses.mean().item()} if told else {}))
+                if job.world.any(bool(asked)):
+                    if job.world.rank == 0:
+                        ended = batch is batches[-1]
+                        probe.save(checkpoint, epoch + ended, 0 if ended else number)
+                    stop_saved(asked, job.world, f"{job.title}: epoch {epoch}, batch {number}")
             if not losses.isfinite().any(1).all():  # of a layer no head is left
                 raise job.world.problem(diverged(config))
             due = time.monotonic() - saved >= _CHECKPOINT_EVERY[config.road]

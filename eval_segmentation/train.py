@@ -19,6 +19,7 @@ from siambench.evaluation import Job
 from siambench.features import normalise
 from siambench.progress import bar, say
 from siambench.resume import resume, save
+from siambench.signals import leave_to_parent, stop_requests, stop_saved
 from siambench.watch import Watch
 
 
@@ -26,7 +27,7 @@ def train(backbone: Backbone, data: SegmentationData, config: SegmentConfig, job
     """Train an FCN from ``backbone``, or go on from the checkpoint in ``job.folder``.
 
     What an iteration draws (images, crops, dropout) depends on the seed and the iteration's number
-    alone, so that a run that was killed ends, on a CPU, as one that was not; and one in several
+    alone, so that a run that was killed, or asked to stop, ends, on a CPU, as one that was not; and one in several
     processes, each with its part of every batch, as one in a single process, but for rounding. The
     host waits for a GPU's losses every few iterations only.
 
@@ -50,7 +51,8 @@ def train(backbone: Backbone, data: SegmentationData, config: SegmentConfig, job
     )
     curve = Curve(job.folder / "curve.jsonl", start) if first else None
     batches = _batches(data, backbone.meta, config, job, start)
-    with bar(f"{job.title}: iterations", config.iterations, start) as progress:
+    shown = bar(f"{job.title}: iterations", config.iterations, start)
+    with stop_requests() as asked, shown as progress:
         for iteration, (images, labels, seeds) in enumerate(batches, start):
             rate = learning_rate(config, iteration)
             for group in optimizer.param_groups:
@@ -63,7 +65,8 @@ def train(backbone: Backbone, data: SegmentationData, config: SegmentConfig, job
             optimizer.step()
             watch.add(found)
             done = iteration + 1
-            keep = done % config.checkpoint_every == 0 or done == config.iterations
+            stop = job.world.any(bool(asked))
+            keep = stop or done % config.checkpoint_every == 0 or done == config.iterations
             seen = {}
             if keep or done % EVERY == 0:
                 values = watch.look(done)
@@ -75,6 +78,8 @@ def train(backbone: Backbone, data: SegmentationData, config: SegmentConfig, job
                 watch.check(model, done)
                 if first:
                     save(checkpoint, model, optimizer, done)
+            if stop:
+                stop_saved(asked, job.world, f"{job.title}: iteration {done}")
     return model.eval()
 
 
@@ -126,6 +131,7 @@ def _batches(
         batch_sampler=([i * config.batch_size + place for place in mine] for i in iterations),  # type: ignore[arg-type]
         num_workers=job.workers,
         pin_memory=job.device.type == "cuda",
+        worker_init_fn=leave_to_parent,
     )
     for iteration, (images, labels) in zip(iterations, loader, strict=True):
         first = (job.seed * 1_000_003 + iteration) * 4096

@@ -9,6 +9,17 @@ from siambench.errors import UserError
 
 # The data set that a preset is for, where its name does not begin with it.
 _DATA_OF = {"in1k": "imagenet-1k", "coco": "coco2017"}
+# The preset that a data set is checked for: where several take it, the one that looks at most of it.
+_PRESET_OF = {
+    "imagenet-1k": "in1k-knn",
+    "places205": "places205-linear",
+    "inat18": "inat18-linear",
+    "voc07": "voc07-frcnn-c4",
+    "voc0712": "voc0712-frcnn-c4-24k",
+    "coco2017": "coco-mrcnn-c4-1x",
+    "voc12aug": "voc12aug-fcn-20k",
+    "cityscapes": "cityscapes-fcn-40k",
+}
 
 
 @dataclass
@@ -16,17 +27,18 @@ class CheckConfig:
     """Check a data set as the evaluation that would use it does, and compare it with the official one.
 
     Args:
-        data: the data set's folder.
-        preset: what to check it for, e.g. voc0712-frcnn-c4-24k.
+        name: what it should be, or what to check it for: imagenet-1k, places205, inat18, voc07, voc0712,
+            coco2017, voc12aug, cityscapes, or a preset, e.g. voc0712-frcnn-c4-24k; also given by place.
+        data: the data set's folder; also given by place.
         verb: the preset's verb; by default the evaluation that has a preset of that name. Without a
-            preset: the evaluation whose defaults are meant.
+            name: the evaluation whose defaults are meant.
         fields: other fields of the evaluation, e.g. '{sbd: /data/benchmark_RELEASE}' or
             '{dataset: folder}'.
         skip_bad: leave out and count what is bad, as --skip-bad of the evaluation, instead of refusing.
     """
 
     data: str
-    preset: str = ""
+    name: str = ""
     verb: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     skip_bad: bool = False
@@ -63,41 +75,43 @@ def check(config: CheckConfig) -> Checked:
     """
     from siambench.data.images import OFFICIAL_CONTENTS, OFFICIAL_COUNTS
 
-    verb = _verb_of(config)
-    values = {"data": config.data, "preset": config.preset, "skip_bad": config.skip_bad}
+    preset = _PRESET_OF.get(config.name, config.name)
+    verb = _verb_of(config, preset)
+    values = {"data": config.data, "preset": preset, "skip_bad": config.skip_bad}
     values |= config.fields
     protocol = make_config(verb, {**values, "backbone": ""})
     info = verb.load_benchmark().open_data(protocol).info
-    official = config.preset.partition("-")[0]
+    official = preset.partition("-")[0]
     official = _DATA_OF.get(official, official)
     if official not in OFFICIAL_COUNTS:
         official = ""
     known = OFFICIAL_COUNTS.get(official, {}) | OFFICIAL_CONTENTS.get(official, {})
-    found = Checked(
-        verb.name, config.preset, info.name, info.fingerprint, info.counts, official, known
-    )
+    found = Checked(verb.name, preset, info.name, info.fingerprint, info.counts, official, known)
     print("\n".join(_lines(found)))
     return found
 
 
-def _verb_of(config: CheckConfig) -> Verb:
+def _verb_of(config: CheckConfig, preset: str) -> Verb:
     """The evaluation that has the preset."""
     if config.verb and config.verb not in EVALUATIONS:
         raise UserError(
             f"verb: {config.verb!r} is not an evaluation; choose from {', '.join(EVALUATIONS)}"
         )
-    if not config.preset:
+    if not preset:
         if not config.verb:
-            raise UserError("say what the data is for: --preset NAME, or --verb VERB without one")
+            raise UserError(
+                "say what the data are for: a data set or preset by name, or --verb VERB"
+            )
         return VERBS[config.verb]
     names = [config.verb] if config.verb else EVALUATIONS
-    having = [VERBS[name] for name in names if config.preset in VERBS[name].preset_files()]
+    having = [VERBS[name] for name in names if preset in VERBS[name].preset_files()]
     if len(having) > 1:
         several = " and ".join(verb.name for verb in having)
-        raise UserError(f"preset {config.preset} is one of {several}; add --verb NAME")
+        raise UserError(f"preset {preset} is one of {several}; add --verb NAME")
     if not having:
         known = ", ".join(preset for name in names for preset in VERBS[name].preset_files())
-        raise UserError(f"no evaluation has a preset {config.preset!r}; there are: {known}")
+        sets = ", ".join(_PRESET_OF)
+        raise UserError(f"no data set or preset {preset!r}; data sets: {sets}; presets: {known}")
     return having[0]
 
 

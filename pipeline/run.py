@@ -1,190 +1,162 @@
 """Doing a run file: data, backbones, benchmarks, report. What is done already is not done again."""
 
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pipeline.config import RunConfig, RunFile, read_run_file
+from pipeline.config import RunConfig
+from pipeline.here import blocked, here
+from pipeline.jobs import Job, Run, lay_out
+from pipeline.plan import span
+from pipeline.standing import standings
 from pipeline.verbs import EVALUATIONS, VERBS
-from siambench.config import make_config
 from siambench.data.digit_scenes import make
 from siambench.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError
-from siambench.files import existing
+from siambench.files import writable_folder, write_text
+from siambench.hold import held
+from siambench.jobs import JobState, folder_of, hold_path, read_states, state_path, write_state
 from siambench.progress import say
 
 
-@dataclass(frozen=True)
-class Job:
-    """A step of a run.
-
-    Attributes:
-        name: unique, e.g. ``"knn in1k-knn simsiam"``.
-        needs: names of jobs that must have succeeded.
-        work: does it, or sees that it is done.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    work: Callable[[], Any]
-
-
 def run(config: RunConfig) -> int:
-    """Do the run; print where the report is; return the exit code.
+    """Do the run; print what failed and where the report is; return the exit code.
 
-    Every setting is checked before the first job. A job that fails stops only those that need it;
-    what failed is listed at the end, and the same command tries just that again.
+    Every setting is checked before anything is written, and every data set before anything is
+    trained. A job that fails stops only those that need it; the same command tries them again.
 
     Raises:
-        UserError: the run file or one of its settings is wrong; nothing was done.
+        UserError: the run file or one of its settings is wrong, or another process does this run.
+        KeyboardInterrupt: Ctrl-C; the job that it met has saved.
     """
-    from reports.report import write_report
+    started = time.monotonic()
+    plan = lay_out(config)
+    writable_folder(plan.root, "--root: folder")
+    with held(hold_path(plan.root), plan.root):
+        if plan.scenes is not None:
+            say(f"data: digit scenes in {make(plan.scenes)}")
+        states = _states(plan)
+        _check_data(plan, states)
+        executor = plan.file.executor
+        if executor.kind == "slurm":
+            return _hand_over(plan, states)
+        if executor.kind == "local":
+            from pipeline.local import local
 
-    plan = read_run_file(config.file)
-    root = Path(config.root or f"runs/{plan.name}")
-    data = Path(config.data or plan.data or root / "data")
-    scenes = None
-    if plan.digit_scenes is not None:
-        values = {**plan.digit_scenes, "out": str(data)}
-        scenes = make_config(VERBS["data make digit-scenes"], values, f"{plan.path}: digit_scenes")
-    jobs = backbone_jobs(plan, root, data, config) + benchmark_jobs(plan, root, data, config)
-    if scenes is not None:
-        say(f"data: digit scenes in {make(scenes)}")
-    elif not data.is_dir():
-        raise UserError(f"data folder {data} does not exist; point --data at it")
-    failed, waiting = do_jobs(jobs)
-    report = write_report([root], root / "report.md", list(plan.backbones))
+            todo = [job for job in plan.jobs if states[job.name].state != "done"]
+            states = local(plan.root, todo, states, executor)
+        else:
+            states = here(plan.root, plan.jobs, states)
+        for job in plan.jobs:
+            if name := blocked(job, states):
+                states[job.name] = replace(
+                    states[job.name], state="waiting", reason=f"needs {name}"
+                )
+            if states[job.name].state in ("waiting", "failed"):
+                write_state(plan.root, states[job.name])
+        from reports.report import write_report
+
+        report = write_report([plan.root], plan.root / "report.md", list(plan.file.backbones))
+    return _ending(plan, states, report, time.monotonic() - started)
+
+
+def _states(plan: Run) -> dict[str, JobState]:
+    """A file per job with its configuration, and one that says how it stands; files of old jobs go."""
+    before = {state.name: state for state in read_states(plan.root)}
+    apart = plan.file.executor.kind != "here"
+    left = standings(plan) if apart else {}
+    states = {}
+    for job in plan.jobs:
+        settings = state_path(plan.root, job.name).with_suffix(".yaml")
+        state = JobState(
+            job.name,
+            verb=job.verb,
+            benchmark=job.benchmark,
+            backbone=job.backbone,
+            retry=f"siambench {job.verb} --config {settings}",
+        )
+        if apart and not left[job.name].left:
+            state = replace(state, state="done")
+        elif (old := before.get(job.name)) and old.state in ("queued", "running", "lost"):
+            state = replace(state, state=old.state, scheduler_id=old.scheduler_id)
+        write_text(settings, json.dumps(job.values, indent=1) + "\n")  # YAML as well
+        if state.state in ("waiting", "done"):
+            write_state(plan.root, state)
+        states[job.name] = state
+    for name in set(before) - set(states):
+        for path in folder_of(plan.root).glob(f"{state_path(plan.root, name).stem}.*"):
+            path.unlink(missing_ok=True)
+    if not apart:  # nobody else works here: what once ran does not
+        states = {n: replace(s, state="waiting", scheduler_id="") for n, s in states.items()}
+    return states
+
+
+def _check_data(plan: Run, states: dict[str, JobState]) -> None:
+    """Open every data set before days of pre-training; a benchmark whose data are bad has failed."""
+    left = standings(plan)
+    if not any(left[job.name].left for job in plan.jobs if job.verb == "pretrain"):
+        return  # each evaluation checks its own before it does anything
+    seen: dict[str, str] = {}
+    for job in plan.jobs:
+        if job.verb not in EVALUATIONS or not left[job.name].left:
+            continue
+        problem = left[job.name].problem
+        config = job.config
+        key = json.dumps({**job.values, "backbone": "", "only_trial": -1}, sort_keys=True)
+        if not problem and key not in seen:
+            say(f"checking the data of {job.benchmark}: {config.data}")
+            seen[key] = ""
+            try:
+                VERBS[job.verb].load_benchmark().open_data(config)
+            except UserError as error:
+                for line in error.details:
+                    say(line)
+                seen[key] = str(error)
+        if problem or seen[key]:
+            state = replace(states[job.name], state="failed", reason=problem or seen[key])
+            states[job.name] = state
+            say(f"failed: {job.name}: {state.reason}")
+
+
+def _hand_over(plan: Run, states: dict[str, JobState]) -> int:
+    """Give the jobs to Slurm and say how to watch them."""
+    from pipeline.slurm import slurm
+
+    values = {"dirs": [str(plan.root)], "order": list(plan.file.backbones)}
+    report = Job("report", "report", None, values)
+    write_text(state_path(plan.root, "report").with_suffix(".yaml"), json.dumps(values) + "\n")
+    states = slurm(plan.root, plan.jobs, states, plan.file.executor, report)
+    failed = [s for s in states.values() if s.state == "failed"]
+    for state in failed:
+        write_state(plan.root, state)
+        print(f"FAILED {state.name}: {state.reason}")
+    queued = sum(state.state in ("queued", "running") for state in states.values())
+    print(f"{queued} jobs with Slurm; watch them: siambench status {plan.root}")
+    return EXIT_USER if failed else EXIT_DONE
+
+
+def _ending(plan: Run, states: dict[str, JobState], report: Path, seconds: float) -> int:
+    """Print what failed, why and how to try it again, then where the report is; the exit code."""
+    every = [states[job.name] for job in plan.jobs]
+    failed = [state for state in every if state.state == "failed"]
+    untried = [state for state in every if state.state == "waiting"]
+    counts = [f"{len(every) - len(failed) - len(untried)} done", f"{len(failed)} failed"]
+    if untried:
+        counts.append(f"{len(untried)} not tried")
+    if failed:
+        print(f"{', '.join(counts)} in {span(seconds)}; the same command tries them again")
+    for state in failed:
+        print(f"FAILED {state.name}: {state.reason}")
+        print(f"  alone: {state.retry}")
+    for state in untried:
+        print(f"not tried: {state.name} ({state.reason})")
     print(f"report: {report}")
     if not failed:
         return EXIT_DONE
-    print(f"{len(failed)} of {len(jobs)} jobs failed; the same command tries them again:")
-    for name, error in failed.items():
-        print(f"  {name}: {error}")
-    if waiting:
-        print(f"  and {waiting} that need them were not tried")
-    return EXIT_USER if all(isinstance(e, UserError) for e in failed.values()) else EXIT_FAULT
+    fault = any(_fault(state.reason) for state in failed)
+    return EXIT_FAULT if fault else EXIT_USER
 
 
-def do_jobs(jobs: list[Job]) -> tuple[dict[str, Exception], int]:
-    """Do ``jobs`` in order; return what failed and why, and how many were not tried for that."""
-    failed: dict[str, Exception] = {}
-    untried: set[str] = set()
-    for number, job in enumerate(jobs, 1):
-        if any(name in failed or name in untried for name in job.needs):
-            untried.add(job.name)
-            continue
-        say(f"[{number}/{len(jobs)}] {job.name}")
-        try:
-            job.work()
-        except UserError as error:
-            for line in (*error.details, f"failed: {error}"):
-                say(line)
-            failed[job.name] = error
-        except Exception as error:
-            traceback.print_exc()
-            failed[job.name] = error
-    return failed, len(untried)
-
-
-def backbone_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> list[Job]:
-    """Pre-training and conversion of every backbone of the run.
-
-    Raises:
-        UserError: a backbone's settings are wrong.
-    """
-    runtime = {"device": config.device, "workers": config.workers}
-    jobs = []
-    for name, spec in plan.backbones.items():
-        where = f"{plan.path}: backbones.{name}"
-        kinds = {"pretrain", "checkpoint", "backbone"} & set(spec or {})
-        if len(kinds) != 1:
-            raise UserError(f"{where}: say one of pretrain, checkpoint or backbone")
-        if "backbone" in spec:
-            if not str(spec["backbone"]).endswith(".safetensors"):
-                raise UserError(
-                    f"{where}: {spec['backbone']} is no backbone file; say checkpoint in place of backbone"
-                )
-            existing(spec["backbone"], where)
-            continue
-        out = str(backbone_path(plan, root, name))
-        if "checkpoint" in spec:
-            options = {k: v for k, v in spec.items() if k != "checkpoint"}
-            if taken := {"to", "out", "source"} & set(options):
-                raise UserError(f"{where}: {taken.pop()} is the run's to say; leave it out")
-            source, needs = str(spec["checkpoint"]), ()
-            if ":" not in source:  # a file, not a name such as timm:resnet50
-                existing(source, where)
-        else:
-            folder = root / "pretrain" / name
-            settings = dict(spec["pretrain"])
-            settings["data"] = str(data / settings.get("data", "imagenet"))
-            pretrain = make_config(
-                VERBS["pretrain"], {**settings, **runtime, "out": str(folder)}, where
-            )
-            jobs.append(Job(f"pretrain {name}", (), lambda c=pretrain: VERBS["pretrain"](c)))
-            source, needs = (
-                str(folder / f"checkpoint_{pretrain.epochs:04d}.pth"),
-                (f"pretrain {name}",),
-            )
-            options = {}
-        conversion = make_config(VERBS["convert"], {**options, "source": source, "out": out}, where)
-        jobs.append(Job(f"convert {name}", needs, lambda c=conversion: VERBS["convert"](c)))
-    return jobs
-
-
-def backbone_path(plan: RunFile, root: Path, name: str) -> Path:
-    """The backbone file of a run's backbone."""
-    spec = plan.backbones[name]
-    return (
-        Path(spec["backbone"]) if "backbone" in spec else root / "backbones" / f"{name}.safetensors"
-    )
-
-
-def benchmark_jobs(plan: RunFile, root: Path, data: Path, config: RunConfig) -> list[Job]:
-    """Every benchmark on every backbone.
-
-    Raises:
-        UserError: a benchmark's settings are wrong.
-    """
-    jobs = []
-    for number, entry in enumerate(plan.benchmarks):
-        where = f"{plan.path}: benchmarks[{number}]"
-        settings = dict(entry)
-        verb = settings.pop("verb", "")
-        if verb not in EVALUATIONS:
-            raise UserError(f"{where}: verb {verb!r} is not one of {', '.join(EVALUATIONS)}")
-        settings.setdefault("trials", plan.trials)
-        place = dataset_at(data, settings.pop("data", "."))
-        for name in plan.backbones:
-            evaluation = make_config(
-                VERBS[verb],
-                {
-                    **settings,
-                    "data": place,
-                    "backbone": str(backbone_path(plan, root, name)),
-                    "out": str(root),
-                    "device": config.device,
-                    "workers": config.workers,
-                },
-                where,
-            )
-            needs = () if "backbone" in plan.backbones[name] else (f"convert {name}",)
-            title = f"{verb} {settings.get('preset', '')} {name}"
-            if any(job.name == title for job in jobs):
-                title += f" (benchmarks[{number}])"
-            jobs.append(Job(title, needs, lambda v=VERBS[verb], c=evaluation: v(c)))
-    return jobs
-
-
-def dataset_at(folder: Path, name: str) -> str:
-    """The data set ``name`` of a run file in the data folder: a path, or ``torchvision:NAME[:FOLDER]``.
-
-    Example:
-        >>> dataset_at(Path("/data"), "imagenet"), dataset_at(Path("/data"), "torchvision:CIFAR10:cifar")
-        ('/data/imagenet', 'torchvision:CIFAR10:/data/cifar')
-    """
-    kind, *rest = name.split(":", 2)
-    if kind != "torchvision" or not rest:
-        return str(folder / name)
-    return ":".join([kind, rest[0], str(folder.joinpath(*rest[1:]))])
+def _fault(reason: str) -> bool:
+    """Whether a job failed by an exception that is not the user's."""
+    return reason.split(":")[0].endswith(("Error", "Exception"))

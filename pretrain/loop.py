@@ -14,10 +14,10 @@ from pretrain.folder import INTERRUPTED, held
 from pretrain.monitors import output_std
 from pretrain.order import check_divides
 from pretrain.run import Run, lay_out, open_data
-from pretrain.signals import stop_requests
 from pretrain.watch import check_tensorboard
 from siambench.distributed import join
 from siambench.progress import bar, say
+from siambench.signals import stop_requests
 
 
 def run(config: PretrainConfig) -> Path:

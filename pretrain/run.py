@@ -14,7 +14,6 @@ from pretrain.config import PretrainConfig
 from pretrain.methods import Method, build_method
 from pretrain.monitors import KnnMonitor
 from pretrain.order import BatchOrder
-from pretrain.signals import leave_to_parent
 from pretrain.views import Views, finish
 from pretrain.watch import Watch
 from siambench.data.images import ImageList, read_image_folder
@@ -22,6 +21,7 @@ from siambench.device import seed_everything, share_cores
 from siambench.distributed import World, local_size, sync_batchnorm
 from siambench.errors import UserError
 from siambench.progress import say
+from siambench.signals import leave_to_parent
 
 Data = tuple[ImageList, ImageList | None, dict[str, Any]]  # train, val for the monitor, recipe
 Batch = tuple[list[Tensor], Tensor]  # normalised views (N, 3, H, W) each, labels (N,)

@@ -7,9 +7,11 @@ that the architecture needs is there with its shape, finite, no variance negativ
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,7 +168,40 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneMeta]:
     Raises:
         UserError: the file is absent, damaged, not a backbone file, or not whole.
     """
-    path = existing(path, "backbone file", hint="make one with `siambench convert`")
+    path = Path(path)
+    with _opened(path) as (handle, meta):
+        state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    try:
+        problems = check_state(meta.arch, state)
+    except UserError as error:  # an architecture that nobody knows
+        raise UserError(f"{path}: backbone metadata is damaged ({error})") from None
+    if problems:
+        raise UserError(f"{path}: not a whole {meta.arch}: {_first(problems)}")
+    if meta.weights_sha256 not in ("", weights_digest(state)):
+        raise UserError(
+            f"{path} is damaged: its weights are not those it was written with; copy or convert it again"
+        )
+    return state, meta
+
+
+def read_meta(path: str | Path) -> BackboneMeta:
+    """What a backbone file says of itself, without its weights.
+
+    Raises:
+        UserError: as :func:`read_backbone`, but for the weights.
+    """
+    with _opened(Path(path)) as (_, meta):
+        return meta
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, BackboneMeta]]:
+    """A backbone file, open, and what it says of itself.
+
+    Raises:
+        UserError: the file is absent, damaged or not a backbone file.
+    """
+    existing(path, "backbone file", hint="make one with `siambench convert`")
     try:
         with safe_open(path, framework="pt") as handle:
             strings = handle.metadata() or {}
@@ -180,8 +215,7 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneMeta]:
                     f"{path} has backbone format version {strings.get('format_version')!r}; this "
                     f"siambench ({__version__}) reads version {FORMAT_VERSION}"
                 )
-            meta = BackboneMeta.from_strings(strings)
-            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            yield handle, BackboneMeta.from_strings(strings)
     except SafetensorError as error:
         raise UserError(
             f"{path} is not a whole backbone file ({error}); if it is a checkpoint, convert it with "
@@ -189,17 +223,6 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneMeta]:
         ) from None
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: backbone metadata is damaged ({error})") from None
-    try:
-        problems = check_state(meta.arch, state)
-    except UserError as error:  # an architecture that nobody knows
-        raise UserError(f"{path}: backbone metadata is damaged ({error})") from None
-    if problems:
-        raise UserError(f"{path}: not a whole {meta.arch}: {_first(problems)}")
-    if meta.weights_sha256 not in ("", weights_digest(state)):
-        raise UserError(
-            f"{path} is damaged: its weights are not those it was written with; copy or convert it again"
-        )
-    return state, meta
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

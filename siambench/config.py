@@ -29,6 +29,7 @@ class EvaluationConfig:
         out: run folder; the record goes to OUT/records.
         seed: seed of trial 0; trial t uses seed + t.
         trials: independent repetitions, each with a record of its own.
+        only_trial: the one of them to do, others being done elsewhere; -1 for all.
         device: auto, cpu, cuda or cuda:N.
         workers: loader processes; -1 for a quarter of the cores on a CPU, one per core (at most 16)
             beside a GPU.
@@ -42,6 +43,7 @@ class EvaluationConfig:
     out: str = "runs/eval"
     seed: int = 0
     trials: int = 1
+    only_trial: int = -1
     device: str = "auto"
     workers: int = -1
     skip_bad: bool = False

@@ -135,6 +135,11 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
             f"trials must be at least 1 and seed at least 0 and below 2^63, not {config.trials} and "
             f"{config.seed}"
         )
+    if not -1 <= config.only_trial < config.trials:
+        raise world.problem(
+            f"only_trial is {config.only_trial}; of {config.trials} trials the last is "
+            f"{config.trials - 1}, and -1 means all"
+        )
     overrides = world.from_first(lambda: overridden(config, benchmark.verb))
     world.from_first(lambda: writable_folder(config.out, "--out: folder"))
     trials = config.trials
@@ -149,7 +154,7 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
     protocol_hash = digest_of(protocol)
     workers = share_cores(config.workers, world.device, local_size())
     records = []
-    for trial in range(trials):
+    for trial in range(trials) if config.only_trial < 0 else [min(config.only_trial, trials - 1)]:
         seed = config.seed + trial
         fingerprint = data.info.fingerprint
         key = record_key(name, protocol_hash, backbone.sha256, fingerprint, seed, trial)

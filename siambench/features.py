@@ -15,6 +15,7 @@ from siambench.backbone import Backbone
 from siambench.data.pictures import Images
 from siambench.pooling import LAYERS, pool_layer
 from siambench.progress import bar
+from siambench.signals import leave_to_parent
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -150,6 +151,7 @@ def normalised_batches(
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists will do
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        worker_init_fn=leave_to_parent,
     )
     for batch in loader:
         batch = normalise(batch.to(device, non_blocking=True), mean, std)

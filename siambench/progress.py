@@ -11,6 +11,7 @@ from typing import Any
 
 _LINE_EVERY = 15.0  # seconds between plain lines
 _quiet = False
+_latest = ""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -28,6 +29,11 @@ def quieted(quiet: bool) -> Iterator[None]:
         yield
     finally:
         _quiet = before
+
+
+def latest() -> str:
+    """The last step of progress in this process, as a line; ``""`` before the first."""
+    return _latest
 
 
 def say(text: str) -> None:
@@ -55,6 +61,8 @@ class Bar:
         if stats:
             shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in stats.values())
             self.stats = "  ".join(f"{k} {v}" for k, v in zip(stats, shown, strict=True))
+        global _latest
+        _latest = f"{self.title}: {self.done}/{self.total}  {self.stats}".rstrip()
         self._show()
 
     def _show(self) -> None:

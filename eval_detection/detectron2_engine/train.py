@@ -28,6 +28,7 @@ from siambench.errors import Diverged, first_line
 from siambench.evaluation import Job
 from siambench.files import atomic_path
 from siambench.progress import Bar, bar, say
+from siambench.signals import StopRequest, stop_requests, stop_saved
 
 # Its losses under the torchvision engine's names.
 _LOSSES = {
@@ -65,8 +66,10 @@ def train(
         start = run.iter + 1
         say(f"going on from iteration {start}")
     total = cfg.SOLVER.MAX_ITER
-    with bar(f"{job.title}: iterations", total, start) as progress, quiet():
+    shown = bar(f"{job.title}: iterations", total, start)
+    with stop_requests() as asked, shown as progress, quiet():
         run.register_hooks(_reports(cfg, job, start, checkpoint, progress))
+        run.register_hooks([_Stop(checkpoint, job, asked)])
         try:
             if start < total:
                 run.train(start, total)
@@ -203,8 +206,28 @@ class _Save(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self.period == 0 or done == self.trainer.max_iter:
-            model = self.trainer.step.model
-            model = model.module if hasattr(model, "module") else model
-            state = {"model": model.state_dict(), "trainer": self.trainer.state_dict()}
-            with atomic_path(self.path) as temporary:
-                torch.save(state, temporary)
+            _write(self.path, self.trainer)
+
+
+@dataclass
+class _Stop(HookBase):
+    """Asked to stop: save, and end all processes."""
+
+    path: Path
+    job: Job
+    asked: StopRequest
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self.job.world.any(bool(self.asked)) and done < self.trainer.max_iter:
+            if self.job.world.rank == 0:
+                _write(self.path, self.trainer)
+            stop_saved(self.asked, self.job.world, f"{self.job.title}: iteration {done}")
+
+
+def _write(path: Path, trainer: Any) -> None:
+    """Model and trainer, whole or not at all."""
+    model = trainer.step.model
+    model = model.module if hasattr(model, "module") else model
+    with atomic_path(path) as temporary:
+        torch.save({"model": model.state_dict(), "trainer": trainer.state_dict()}, temporary)

@@ -27,6 +27,7 @@ from siambench.evaluation import Job
 from siambench.progress import bar, say
 from siambench.resnet import build_resnet
 from siambench.resume import resume, save
+from siambench.signals import leave_to_parent, stop_requests, stop_saved
 from siambench.watch import Watch
 
 _WARMUP_FACTOR = 1e-3  # detectron2, SOLVER.WARMUP_FACTOR
@@ -63,7 +64,8 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
     advice = f"lower lr ({schedule.lr:g} at this batch) or lengthen warmup_iters ({schedule.warmup_iters})"
     watch = Watch(job.world, job.device, "detect", advice)
     curve = Curve(job.folder / "curve.jsonl", start) if first else None
-    with bar(f"{job.title}: iterations", last, start) as progress:
+    shown = bar(f"{job.title}: iterations", last, start)
+    with stop_requests() as asked, shown as progress:
         for iteration, batch in islice(batches, last - start):
             rate = learning_rate(schedule, iteration)
             for group in optimizer.param_groups:
@@ -74,7 +76,8 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
             optimizer.step()
             watch.add(losses)
             done = iteration + 1
-            keep = done % config.checkpoint_every == 0 or done == last
+            stop = job.world.any(bool(asked))
+            keep = stop or done % config.checkpoint_every == 0 or done == last
             seen = {}
             if keep or done % EVERY == 0:
                 values = watch.look(done)
@@ -86,6 +89,8 @@ def train(backbone: Backbone, data: DetectionData, config: DetectConfig, job: Jo
                 watch.check(model, done)
                 if first:
                     save(checkpoint, model, optimizer, done)
+            if stop:
+                stop_saved(asked, job.world, f"{job.title}: iteration {done}")
     if config.precise_bn_iters:
         precise_bn(model, (lambda i=i, b=b: losses_of(model, b, i) for i, b in batches), job.world)
         watch.check(model, last)
@@ -161,5 +166,6 @@ def _batches(
         sampler=islice(draws(data.train, config.batch_size, job.seed), start, stop),
         num_workers=job.workers,
         pin_memory=job.device.type == "cuda",
+        worker_init_fn=leave_to_parent,
     )
     return iter(loader)

@@ -52,8 +52,8 @@ def test_two_processes_train_as_one(scenes, backbone_file, tmp_path, monkeypatch
     assert run_verb(VERBS["linear"], arguments_of(scenes, backbone_file, alone, *ONLINE)) == 0
     save = eval_linear.probe.Probe.save
 
-    def killed(self, path, epochs_done):
-        save(self, path, epochs_done)
+    def killed(self, path, epochs_done, batches=0):
+        save(self, path, epochs_done, batches)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(eval_linear.probe.Probe, "save", killed)

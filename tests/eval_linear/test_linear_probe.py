@@ -252,8 +252,8 @@ def test_killed_run_goes_on_and_ends_alike(config, monkeypatch, road):
     whole, heads = probe(config, "whole")
     save, epochs = eval_linear.probe.Probe.save, []
 
-    def killed(self, path, epochs_done):
-        save(self, path, epochs_done)
+    def killed(self, path, epochs_done, batches=0):
+        save(self, path, epochs_done, batches)
         epochs.append(epochs_done)
         if epochs_done == 2 and epochs.count(2) == 1:
             raise KeyboardInterrupt

@@ -26,9 +26,9 @@ from processes import (
 
 from pretrain.checkpoint import check_seal, checkpoints
 from pretrain.loop import run
-from pretrain.signals import stop_requests
 from pretrain.watch import Watch
 from siambench.errors import UserError
+from siambench.signals import stop_requests
 
 KILLS = 22
 

@@ -6,6 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+from siambench.distributed import World
+from siambench.progress import say
 
 # What schedulers send before they kill (Slurm: --signal=USR1@120), and Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -30,6 +34,22 @@ class StopRequest:
         if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+
+
+def stop_saved(asked: "StopRequest", world: World, what: str) -> NoReturn:
+    """End a training that was asked to stop, when every process knows that its state is saved.
+
+    Args:
+        asked: what asked, if it was this process.
+        world: the processes.
+        what: is saved, e.g. ``"detect simsiam: iteration 120"``.
+
+    Raises:
+        KeyboardInterrupt: always; the command then exits with 130.
+    """
+    world.any(False)
+    say(f"{asked.name or 'another process was asked to stop'}: {what} is saved")
+    raise KeyboardInterrupt
 
 
 def leave_to_parent(worker: int) -> None:

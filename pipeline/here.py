@@ -35,7 +35,10 @@ def here(root: Path, jobs: list[Job], states: dict[str, JobState]) -> dict[str, 
             states[job.name] = replace(state, state="done", reason="")
 
     for number, job in enumerate(jobs, 1):
-        if states[job.name].state == "failed" or blocked(job, states):
+        if states[job.name].state == "failed":  # its data are bad
+            continue
+        if name := blocked(job, states):
+            states[job.name] = replace(states[job.name], state="waiting", reason=f"needs {name}")
             continue
         work(number, job)
     return states
@@ -44,12 +47,9 @@ def here(root: Path, jobs: list[Job], states: dict[str, JobState]) -> dict[str, 
 def blocked(job: Job, states: dict[str, JobState]) -> str:
     """The job that failed, or waits for one that did, for which ``job`` cannot be done; or ``""``."""
     for name in job.needs:
-        if name in states and states[name].state in ("failed", "interrupted"):
-            return name
-        if (
-            name in states
-            and states[name].reason.startswith("needs ")
-            and states[name].state == "waiting"
+        state = states.get(name)
+        if state and (
+            state.state in ("failed", "interrupted") or (state.state == "waiting" and state.reason)
         ):
             return name
     return ""

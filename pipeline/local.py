@@ -57,11 +57,9 @@ def local(
             told = asked()
             for job in [] if told else list(waiting):
                 wanted = int(demands(executor, job.verb)["gpus"])
-                if blocked(job, states):
+                if name := blocked(job, states):
                     waiting.remove(job)
-                    states[job.name] = replace(
-                        states[job.name], reason=f"needs {blocked(job, states)}"
-                    )
+                    states[job.name] = replace(states[job.name], reason=f"needs {name}")
                 elif len(running) < slots and wanted <= len(free) and _ready(job, states, jobs):
                     taken = [free.pop(0) for _ in range(wanted)]
                     waiting.remove(job)

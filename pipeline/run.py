@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.here import blocked, here
+from pipeline.here import here
 from pipeline.jobs import Job, Run, lay_out
 from pipeline.plan import span
 from pipeline.standing import standings
@@ -38,9 +38,9 @@ def run(config: RunConfig) -> int:
         states = _states(plan)
         _check_data(plan, states)
         executor = plan.file.executor
-        if executor.kind == "slurm":
+        if executor.kind == "slurm" and any(s.state != "done" for s in states.values()):
             return _hand_over(plan, states)
-        if executor.kind == "local":
+        if executor.kind != "here":
             from pipeline.local import local
 
             todo = [job for job in plan.jobs if states[job.name].state != "done"]
@@ -48,10 +48,6 @@ def run(config: RunConfig) -> int:
         else:
             states = here(plan.root, plan.jobs, states)
         for job in plan.jobs:
-            if name := blocked(job, states):
-                states[job.name] = replace(
-                    states[job.name], state="waiting", reason=f"needs {name}"
-                )
             if states[job.name].state in ("waiting", "failed"):
                 write_state(plan.root, states[job.name])
         from reports.report import write_report
@@ -83,7 +79,8 @@ def _states(plan: Run) -> dict[str, JobState]:
         if state.state in ("waiting", "done"):
             write_state(plan.root, state)
         states[job.name] = state
-    for name in set(before) - set(states):
+    kept = {*states, "report"} if plan.file.executor.kind == "slurm" else set(states)
+    for name in set(before) - kept:
         for path in folder_of(plan.root).glob(f"{state_path(plan.root, name).stem}.*"):
             path.unlink(missing_ok=True)
     if not apart:  # nobody else works here: what once ran does not

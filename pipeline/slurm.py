@@ -32,7 +32,12 @@ def slurm(
             say(f"{name}: with Slurm already, {state.scheduler_id}")
         elif state.state in ("queued", "running", "lost"):
             states[name] = replace(state, state="waiting", scheduler_id="")
-    todo = [j for j in jobs if states[j.name].state != "failed" and not states[j.name].scheduler_id]
+    todo = [
+        job
+        for job in jobs
+        if states[job.name].state not in ("failed", "done") and not states[job.name].scheduler_id
+    ]
+    fresh = bool(todo)
     try:
         while todo:
             ready = [j for j in todo if not any(n in {t.name for t in todo} for n in j.needs)]
@@ -40,7 +45,7 @@ def slurm(
                 _submit(root, group, states, executor, dict(wanted), "afterok", after)
             todo = [j for j in todo if j not in ready]
         every = [s.scheduler_id for s in states.values() if s.scheduler_id]
-        if every:
+        if every and fresh:
             states[last.name] = replace(
                 JobState(last.name, verb=last.verb), retry=f"siambench report {root}"
             )

@@ -87,7 +87,10 @@ class Task:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as out:
             self._child = subprocess.Popen(
-                [*launcher(self.processes, self.nodes, place.head, place.port), *self.words],
+                [
+                    *launcher(self.processes, self.nodes, place.head, place.port, place.node),
+                    *self.words,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -122,13 +125,16 @@ def _place(nodes: int) -> _Place:
     return _Place(here.node, here.hostnames[0], 20_000 + number % 20_000)
 
 
-def launcher(processes: int, nodes: int = 1, head: str = "", port: int = 0) -> list[str]:
+def launcher(
+    processes: int, nodes: int = 1, head: str = "", port: int = 0, node: int = 0
+) -> list[str]:
     """The words before a verb: Python alone, or torchrun on one machine or several.
 
     Args:
         processes: per machine.
         nodes: machines.
         head, port: of several, where they meet.
+        node: which of them this is; the first is the host.
     """
     if processes <= 1 and nodes == 1:
         return [sys.executable, "-m", "pipeline"]
@@ -136,8 +142,9 @@ def launcher(processes: int, nodes: int = 1, head: str = "", port: int = 0) -> l
     if nodes == 1:
         words.append("--standalone")
     else:
-        meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}", f"--rdzv-id={port}")
-        words += [f"--nnodes={nodes}", *meeting]
+        # static: ranks follow the machines' order, so that process 0 writes the first one's log
+        where = (f"--master-addr={head}", f"--master-port={port}")
+        words += [f"--nnodes={nodes}", f"--node-rank={node}", *where]
     return [*words, "-m", "pipeline"]
 
 

@@ -218,12 +218,21 @@ def make_config(verb: Verb, values: dict[str, Any], where: str = "") -> Any:
         UserError: an unknown field or a value of the wrong type; ``where`` opens the message.
     """
     if verb.presets and values.get("preset"):
-        values = {**verb.preset(values["preset"]), **values}
+        values = _over(verb.preset(values["preset"]), values)
     parser = parser_of(verb)
     try:
         return _instance(verb, parser, parser.parse_object(values))
     except (ArgumentError, TypeError) as error:
         raise UserError(f"{where or verb.name}: {_one_line(error)}") from None
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``below`` with what ``above`` says; of nested settings (``augment``) the others stay."""
+    merged = {**below, **above}
+    for name in set(below) & set(above):
+        if isinstance(below[name], dict) and isinstance(above[name], dict):
+            merged[name] = _over(below[name], above[name])
+    return merged
 
 
 def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:

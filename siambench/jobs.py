@@ -144,7 +144,7 @@ def doing(root: Path, state: JobState, tell: Callable[[], str]) -> Iterator[None
     try:
         with repeated(beat):
             yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter from submitit, when it requeues
         ended = "interrupted"
         raise
     except BaseException as error:

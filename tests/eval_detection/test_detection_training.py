@@ -1,6 +1,7 @@
 """The network, the training loop and the verb as a whole, on the smallest scenes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+import eval_detection.torchvision_engine.train
 from eval_detection import VERBS
-from eval_detection.config import DetectConfig
+from eval_detection.config import DetectConfig, Schedule
 from eval_detection.evaluate import BENCHMARK, open_data, run
 from eval_detection.torchvision_engine.names import from_detectron2
 from eval_detection.torchvision_engine.precise_bn import precise_bn
@@ -117,6 +119,33 @@ def test_a_killed_run_ends_as_one_that_was_not(
         assert torch.equal(tensor, expected[name]), name
     other = train(load_backbone(backbone_file), data, config, job_of(tmp_path / "other", seed=1))
     assert not torch.equal(other.cls_score.weight, whole.cls_score.weight)
+
+
+def test_asked_to_stop_it_saves_that_iteration(
+    scenes: Path,
+    backbone_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config = voc(scenes, backbone_file, tmp_path, checkpoint_every=100)
+    data = open_data(config)
+    whole = train(load_backbone(backbone_file), data, config, job_of(tmp_path / "whole"))
+    rate = eval_detection.torchvision_engine.train.learning_rate
+
+    def asked(schedule: Schedule, iteration: int) -> float:
+        if iteration == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(schedule, iteration)
+
+    monkeypatch.setattr(eval_detection.torchvision_engine.train, "learning_rate", asked)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_backbone(backbone_file), data, config, job_of(tmp_path / "stopped"))
+    assert "iteration 2 is saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    resumed = train(load_backbone(backbone_file), data, config, job_of(tmp_path / "stopped"))
+    for name, tensor in resumed.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
 
 
 def test_a_damaged_checkpoint_is_passed_over(

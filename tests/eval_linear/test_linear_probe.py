@@ -1,7 +1,9 @@
 """The linear verb on real folders: oracle, roads, sweep, resume, frozen backbone, bad input."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -273,6 +275,32 @@ def test_killed_run_goes_on_and_ends_alike(config, monkeypatch, road):
         "head.safetensors",
         "predictions.csv",
     ]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_asked_to_stop_it_saves_within_the_epoch(config, monkeypatch, capsys, last):
+    """After the first batch of the second epoch, or its last, which ends the epoch."""
+    config = replace(config, road="online", batch_norm=True, batch_size=40)
+    whole, heads = probe(config, "whole")
+    step, asked_at = eval_linear.probe.Probe.step, 6 if last else 4
+    calls = []
+
+    def ctrl_c(self, *arguments):
+        calls.append(1)
+        if len(calls) == asked_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(eval_linear.probe.Probe, "step", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        probe(config, "stopped")
+    assert len(calls) == asked_at
+    metrics, resumed = probe(config, "stopped")
+    assert len(calls) == 3 * config.epochs  # 100 images: nothing twice
+    said = "after epoch 2 of" if last else "after epoch 1 and 1 batches of"
+    assert said in capsys.readouterr().err
+    assert metrics == whole
+    assert all(torch.equal(heads[name], resumed[name]) for name in heads)
 
 
 def test_a_damaged_checkpoint_is_said_and_left(config, capsys):

@@ -1,6 +1,7 @@
 """The verb from end to end: presets, records, learning, interruption and resume."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -193,6 +194,34 @@ def test_a_killed_run_ends_in_the_same_weights(
     job = _job(tmp_path / "whole")
     model = train(load_backbone(backbone_file), open_data(config), again, job)
     assert all(torch.equal(whole[name], value) for name, value in model.state_dict().items())
+
+
+def test_asked_to_stop_it_saves_that_iteration(
+    scenes: Path,
+    backbone_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config = _config(
+        backbone_file, scenes / "VOCdevkit", tmp_path, iterations=6, checkpoint_every=100
+    )
+    whole = _weights(config, tmp_path / "whole")
+    rate = training.learning_rate
+
+    def ctrl_c(config: SegmentConfig, iteration: int) -> float:
+        if iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return rate(config, iteration)
+
+    monkeypatch.setattr(training, "learning_rate", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        _weights(config, tmp_path / "stopped")
+    assert "SIGINT: segment test: iteration 3 is saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    resumed = _weights(config, tmp_path / "stopped")
+    assert "going on from iteration 3" in capsys.readouterr().err
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_heads_may_learn_faster(scenes: Path, backbone_file: Path, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.run import Job, dataset_at, do_jobs
+from pipeline.here import here
+from pipeline.jobs import Job, dataset_at
 from pipeline.verbs import VERBS
 from siambench.config import make_config, parse_args
 from siambench.errors import UserError
+from siambench.jobs import JobState, read_states
 
 
 def test_help_lists_every_verb_and_does_not_import_torch():
@@ -142,23 +144,42 @@ def test_ctrl_c_exits_130(monkeypatch, capsys):
     assert "the same command goes on" in capsys.readouterr().err
 
 
-def test_what_needs_a_failed_job_is_not_tried_and_the_rest_is():
+def test_what_needs_a_failed_job_is_not_tried_and_the_rest_is(tmp_path, monkeypatch, capsys):
     done = []
 
-    def fail():
-        raise UserError("bad data")
+    def work(config):
+        if config == "pretrain a":
+            raise UserError("bad data", ["a line of details"])
+        if config == "knn c":
+            raise ZeroDivisionError("a bug")
+        done.append(config)
 
+    names = ["pretrain a", "convert a", "knn a", "knn c", "convert b", "knn b"]
+    needs = {"convert a": "pretrain a", "knn a": "convert a", "knn b": "convert b"}
     jobs = [
-        Job("pretrain a", (), fail),
-        Job("convert a", ("pretrain a",), lambda: done.append("convert a")),
-        Job("knn a", ("convert a",), lambda: done.append("knn a")),
-        Job("convert b", (), lambda: done.append("convert b")),
-        Job("knn b", ("convert b",), lambda: done.append("knn b")),
+        Job(n, n.split()[0], n, {}, (needs[n],) if n in needs else (), n.split()[1]) for n in names
     ]
-    failed, untried = do_jobs(jobs)
-    assert list(failed) == ["pretrain a"]
-    assert untried == 2
+    monkeypatch.setattr("pipeline.here.VERBS", dict.fromkeys(("pretrain", "convert", "knn"), work))
+    states = here(tmp_path, jobs, {job.name: JobState(job.name, verb=job.verb) for job in jobs})
     assert done == ["convert b", "knn b"]
+    assert {n: s.state for n, s in states.items()} == {
+        "pretrain a": "failed",
+        "convert a": "waiting",
+        "knn a": "waiting",
+        "knn c": "failed",
+        "convert b": "done",
+        "knn b": "done",
+    }
+    assert states["pretrain a"].reason == "bad data"
+    assert states["knn c"].reason == "ZeroDivisionError: a bug"
+    assert states["knn a"].reason == "needs convert a"
+    said = capsys.readouterr().err
+    assert "a line of details" in said
+    assert "Traceback" in said
+    on_disk = {s.name: s for s in read_states(tmp_path)}
+    assert on_disk["knn c"].reason == "ZeroDivisionError: a bug"
+    assert on_disk["knn b"].state == "done"
+    assert on_disk["knn b"].started <= on_disk["knn b"].ended
 
 
 def test_data_sets_of_a_run_file_lie_in_its_data_folder():

@@ -30,7 +30,7 @@ def test_it_refuses_what_the_evaluation_refuses(scenes, capsys):
     config = make_config(VERBS["knn"], {"backbone": "", "data": data, "preset": "in1k-knn"})
     with pytest.raises(UserError, match="200") as refused:
         VERBS["knn"].load_benchmark().open_data(config)
-    assert main(["data", "check", "--data", data, "--preset", "in1k-knn"]) == 2
+    assert main(["data", "check", "in1k-knn", data]) == 2
     assert capsys.readouterr().err.endswith(f"siambench: error: {refused.value}\n")
 
 
@@ -42,19 +42,19 @@ def test_it_says_what_the_evaluation_finds(verb, scenes, capsys):
     benchmark = VERBS[verb].load_benchmark()
     info = benchmark.open_data(make_config(VERBS[verb], values)).info
     capsys.readouterr()
-    assert main(["data", "check", "--data", data, "--preset", preset]) == 0
+    assert main(["data", "check", preset, data]) == 0
     rows = re.split("\n", capsys.readouterr().out)
     for key, count in info.counts.items():
         assert any(key.split("_")[0] in row and f" {count:,}" in row for row in rows)
     assert rows[-3:-1] == [f"name in records: {info.name}", f"fingerprint: {info.fingerprint}"]
-    assert main(["data", "check", "--data", data, "--preset", preset, "--json"]) == 0
+    assert main(["data", "check", preset, data, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["counts"] == info.counts
     assert (found["verb"], found["fingerprint"]) == (verb, info.fingerprint)
 
 
 def test_counts_beside_the_official_ones(scenes, capsys, monkeypatch):
-    config = CheckConfig(data=str(scenes), preset="voc07-frcnn-c4")
+    config = CheckConfig(data=str(scenes), name="voc07-frcnn-c4")
     found = check(config)
     assert found.name == "digit-scenes"
     assert "differs by -" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_all_problems_are_printed_one_a_line_and_the_exit_code_is_2(scenes, tmp_
     for path in paths:
         text = re.sub("<name>[^<]*", "<name>uni\u009bcorn\n", path.read_text(), count=1)
         path.write_text(text)
-    arguments = ["data", "check", "--data", str(tmp_path), "--preset", "voc07-frcnn-c4"]
+    arguments = ["data", "check", "voc07-frcnn-c4", str(tmp_path)]
     for flags in ([], ["--quiet"], ["--json"]):
         assert main([*arguments, *flags]) == 2
         out, err = capsys.readouterr()
@@ -108,7 +108,7 @@ def test_all_problems_are_printed_one_a_line_and_the_exit_code_is_2(scenes, tmp_
 def test_one_problem_is_one_line(scenes, tmp_path, capsys):
     shutil.copytree(scenes / "coco", tmp_path / "coco")
     (tmp_path / "coco/train2017/000000000001.jpg").unlink()
-    arguments = ["--data", str(tmp_path / "coco"), "--preset", "coco-mrcnn-c4-1x"]
+    arguments = ["--name", "coco-mrcnn-c4-1x", "--data", str(tmp_path / "coco")]
     assert main(["data", "check", *arguments]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -118,13 +118,13 @@ def test_one_problem_is_one_line(scenes, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "nope"}, "no evaluation has a preset 'nope'; there are: .*voc07-svm"),
-        ({"preset": "voc07-svm", "verb": "detect"}, "preset 'voc07-svm'; there are: coco-mrcnn"),
+        ({"name": "nope"}, "no data set or preset 'nope'; data sets: imagenet-1k.*voc07-svm"),
+        ({"name": "voc07-svm", "verb": "detect"}, "preset 'voc07-svm'; data sets: .*coco-mrcnn"),
         (
-            {"preset": "in1k-knn", "verb": "pretrain"},
+            {"name": "in1k-knn", "verb": "pretrain"},
             "'pretrain' is not an evaluation; choose from",
         ),
-        ({"preset": "coco-mrcnn-c4-1x"}, "nowhere/annotations/.* does not exist"),
+        ({"name": "coco-mrcnn-c4-1x"}, "nowhere/annotations/.* does not exist"),
     ],
 )
 def test_wrong_names(values, message):
@@ -137,7 +137,7 @@ def test_official_counts_of_segmentation(preset, scenes, capsys):
     official = {"voc12aug": ("10,582", "1,449"), "cityscapes": ("2,975", "500")}
     name = preset.partition("-")[0]
     folder = "VOCdevkit" if name == "voc12aug" else "cityscapes"
-    assert main(["data", "check", "--data", str(scenes / folder), "--preset", preset]) == 0
+    assert main(["data", "check", preset, str(scenes / folder)]) == 0
     rows = capsys.readouterr().out.splitlines()
     for split, count in zip(("train", "val"), official[name], strict=True):
         assert sum(row.startswith(f"{split} images") and f" {count} " in row for row in rows) == 1
@@ -153,14 +153,14 @@ def test_fields_of_the_evaluation(scenes, capsys):
     assert main([*arguments, "--fields", "{nothing: 1}"]) == 2
     assert "nothing" in capsys.readouterr().err
     assert main(arguments[:4]) == 2
-    assert "--preset NAME, or --verb VERB" in capsys.readouterr().err
+    assert "a data set or preset by name, or --verb VERB" in capsys.readouterr().err
 
 
 def test_preset_in_two_verbs_needs_the_verb(monkeypatch):
     both = {**VERBS["knn"].preset_files(), **VERBS["svm"].preset_files()}
     monkeypatch.setattr(VERBS["svm"].__class__, "preset_files", lambda self: both)
     with pytest.raises(UserError, match=r"preset in1k-knn is one of .* and .*; add --verb NAME"):
-        check(CheckConfig(data="nowhere", preset="in1k-knn"))
+        check(CheckConfig(data="nowhere", name="in1k-knn"))
 
 
 def test_help_does_not_wait_for_torch(tmp_path: Path):
@@ -174,4 +174,4 @@ except SystemExit as stop:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--preset" in done.stdout
+    assert "--name" in done.stdout

@@ -136,9 +136,18 @@ def test_what_fails_does_not_stop_the_rest_and_nothing_is_lost(root, tmp_path):
     ("change", "message"),
     [
         (lambda t: t.replace("verb: knn", "verb: knm"), "benchmarks[2]: verb 'knm' is not one of"),
-        (lambda t: t.replace("k: [1, 10]", "k: lots"), 'benchmarks[2]: Parser key "k"'),
-        (lambda t: t.replace("epochs: 2", "epoch: 2"), "backbones.simsiam: Option 'epoch'"),
-        (lambda t: t.replace("name: tiny", "title: tiny"), "it knows no 'title'"),
+        (
+            lambda t: t.replace("k: [1, 10]", "k: lots"),
+            'wrong.yaml:19: benchmarks[2].k: Parser key "k"',
+        ),
+        (
+            lambda t: t.replace("epochs: 2", "epoch: 2"),
+            "wrong.yaml:7: backbones.simsiam.pretrain.epoch: pretrain knows no 'epoch'; is 'epochs' meant?",
+        ),
+        (
+            lambda t: t.replace("name: tiny", "title: tiny"),
+            "wrong.yaml:2: title: a run file knows no 'title'",
+        ),
         (lambda t: t.replace("name: tiny", ""), "it has no 'name'"),
         (lambda t: "", "is not a run file: it must be a mapping"),
         (

@@ -262,7 +262,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_verb(VERBS["report"], [a]) == 0
     assert (tmp_path / "a" / "report.md").is_file()
     assert run_verb(VERBS["report"], ["--out", out, a, b, "--order", "[random]", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"report": out}
+    assert json.loads(capsys.readouterr().out) == {
+        "report": out,
+        "html": out.replace(".md", ".html"),
+    }
     text = Path(out).read_text()
     (table,) = [t for (h, _), t in tables(text).items() if h.startswith("Which")]
     assert table.index[0] == "random"

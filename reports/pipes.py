@@ -36,7 +36,7 @@ class Pipes:
         Args:
             lines: header, rule and rows, each with a pipe at both ends.
         """
-        header, rule, *rows = [_cells(line) for line in lines]
+        header, rule, *rows = [cells_of(line) for line in lines]
         sides = [' class="r"' if cell.endswith(":") else "" for cell in rule]
         kind = "t g" if any("<img " in cell for row in rows for cell in row) else "t"
         head = self._row(header, "th", sides)
@@ -64,5 +64,6 @@ class Pipes:
         return found[0] if target is None else f'<a href="{target}">{found[1]}</a>'
 
 
-def _cells(line: str) -> list[str]:
+def cells_of(line: str) -> list[str]:
+    """The cells of a line of a pipe table, as Markdown reads them."""
     return [cell.strip().replace("\\|", "|") for cell in _BETWEEN.split(line.strip()[1:-1])]

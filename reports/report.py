@@ -89,11 +89,12 @@ def write_report(
         say(f"left out of the report: {left.path}: {left.reason}")
     if "csv" in files:
         write_text(files["csv"], long_csv(collected.entries, out.parent))
-    if {"md", "html"} & files.keys():
+    if set(files) - {"csv"}:
         states = States(collected.jobs)
         backbones = backbones_of(collected.entries, order, states.backbones)
         sections = _laid_out(collected, backbones)
-        _plots(collected, backbones, sections, out.parent / "plots")
+        if {"md", "html"} & files.keys():
+            _plots(collected, backbones, sections, out.parent / "plots")
         text = _markdown(collected, backbones, sections, states, out)
         if "md" in files:
             write_text(files["md"], text)
@@ -101,6 +102,10 @@ def write_report(
             from reports.page import page  # a parser of Markdown: not for a CSV file
 
             write_text(files["html"], page(text, out.parent))
+        if "latex" in files:
+            from reports.latex import latex
+
+            write_text(files["latex"], latex(text))
     return files[formats[0]]
 
 

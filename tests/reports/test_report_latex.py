@@ -88,7 +88,7 @@ def test_the_numbers_are_those_of_the_markdown(tmp_path: Path) -> None:
         if "<summary>" in caption or heading.split()[0] in ("Backbones", "Data"):
             continue
         for cell in table.to_numpy().ravel():
-            if re.match(r"(\*\*)?[−+]?[\d.]+ ", cell + " "):
+            if re.match(r"(\*\*)?[−+]?[\d.]+( |\*\*|$)", cell):
                 mean, std, bold = number(cell.replace("−", "-").replace(" ⚠", ""))
                 expected.append((mean, std, bold))
     found = []

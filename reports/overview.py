@@ -10,7 +10,7 @@ from reports.rows import Backbone
 from reports.sections import Section
 from reports.states import States
 from reports.stats import Cells, Row, best_rows, ranks
-from reports.tables import Layout
+from reports.tables import Column, Layout
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,17 @@ class Headline:
     Attributes:
         text: its header, a link to its section.
         benchmark: the preset's name.
-        cells: our numbers; none where no job of the benchmark has ended.
+        column: our numbers; none where no job of the benchmark has ended.
     """
 
     text: str
     benchmark: str
-    cells: Cells
+    column: Column
+
+    @property
+    def cells(self) -> Cells:
+        """The numbers alone."""
+        return self.column.cells
 
 
 def headlines(sections: Sequence[tuple[Section, Layout]], states: States) -> list[Headline]:
@@ -34,13 +39,15 @@ def headlines(sections: Sequence[tuple[Section, Layout]], states: States) -> lis
         Headline(
             f"[{escape(name)}](#{section.anchor})<br>{escape(column.header)}{_road(section)}",
             benchmark,
-            column.cells,
+            column,
         )
         for (section, layout), names in zip(sections, _names([s for s, _ in sections]), strict=True)
         for column, (benchmark, name) in zip(layout.headline, names, strict=False)
     ]
     known = {group.benchmark for section, _ in sections for group in section.groups}
-    return found + [Headline(escape(b), b, {}) for b in states.benchmarks if b not in known]
+    return found + [
+        Headline(escape(b), b, Column("", {})) for b in states.benchmarks if b not in known
+    ]
 
 
 def overview(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reports.body import lowshot_name, precision_name, section_text
 from reports.collect import Collected, check_run_folder, collect
+from reports.compare import Pair, comparison, find_pair
 from reports.config import ReportConfig
 from reports.formats import files_of, known_formats
 from reports.layouts import layout
@@ -33,7 +34,7 @@ def run(config: ReportConfig) -> dict[str, str]:
 
     Raises:
         UserError: a folder does not exist or holds neither records nor training curves; an unknown
-            format.
+            format, or backbone to compare.
     """
     if not config.dirs:
         raise UserError("report: name at least one run folder, e.g. siambench report runs/demo")
@@ -42,7 +43,7 @@ def run(config: ReportConfig) -> dict[str, str]:
     for folder in dirs:
         check_run_folder(folder)
     out = Path(config.out or dirs[0] / "report.md")
-    write_report(dirs, out, config.order, formats)
+    write_report(dirs, out, config.order, formats, config.compare if any(config.compare) else ())
     files = files_of(out, formats)
     for path in files.values():
         say(f"report: {path}")
@@ -67,6 +68,7 @@ def write_report(
     out: Path,
     order: Sequence[str] = (),
     formats: Sequence[str] = ("md", "html"),
+    compare: Sequence[str] = (),
 ) -> Path:
     """Write the report of ``dirs`` beside or at ``out`` and its plots to ``plots/`` there.
 
@@ -79,23 +81,28 @@ def write_report(
         out: the file; each format has its own ending.
         order: backbone names in the order of the rows; others follow by name.
         formats: of :data:`reports.formats.ENDINGS`; without md and html nothing is drawn.
+        compare: names of two backbones, or none.
 
     Returns:
         The file of the first format.
+
+    Raises:
+        UserError: a name to compare is no backbone's.
     """
     files = files_of(out, formats)
     collected = collect(dirs)
     for left in collected.left_out:
         say(f"left out of the report: {left.path}: {left.reason}")
+    states = States(collected.jobs)
+    backbones = backbones_of(collected.entries, order, states.backbones)
+    pair = find_pair(compare, backbones) if compare else None
     if "csv" in files:
         write_text(files["csv"], long_csv(collected.entries, out.parent))
     if set(files) - {"csv"}:
-        states = States(collected.jobs)
-        backbones = backbones_of(collected.entries, order, states.backbones)
         sections = _laid_out(collected, backbones)
         if {"md", "html"} & files.keys():
             _plots(collected, backbones, sections, out.parent / "plots")
-        text = _markdown(collected, backbones, sections, states, out)
+        text = _markdown(collected, backbones, sections, states, out, pair)
         if "md" in files:
             write_text(files["md"], text)
         if "html" in files:
@@ -125,6 +132,7 @@ def _markdown(
     sections: Sections,
     states: States,
     out: Path,
+    pair: Pair | None,
 ) -> str:
     """The whole report."""
     links = Links(out.parent)
@@ -135,6 +143,8 @@ def _markdown(
     if columns := headlines(sections, states):
         lines += ["## Which backbone is best", ""]
         lines += overview(backbones, columns, states, links)
+    if pair:
+        lines += comparison(pair, columns, sections, links)
     lines += _curves(collected)
     for section, made in sections:
         lines += section_text(section, made, backbones, states, links, out)

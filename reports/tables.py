@@ -22,6 +22,7 @@ class Column:
         upper: of a column of intervals the upper ends; ``cells`` are then the lower ones.
         spread: of means over samples what stands behind ±; None: the spread over trials.
         second: the numbers of a backbone's second line, in a table that has ``lines``.
+        interval: the column of its 95 % intervals over the test images, where they were recorded.
     """
 
     header: str
@@ -30,6 +31,7 @@ class Column:
     upper: Cells = field(default_factory=dict)
     spread: Cells | None = None
     second: "Column | None" = None
+    interval: "Column | None" = None
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,9 @@ def section_text(
         lines += [f"![Precision against recall](plots/{precision_name(section)})", ""]
         lines += [_precision(section, made), ""]
     lines += answers(section, made.answers, backbones, out)
+    bars = {table.caption: name for name, table in bar_tables(section, made).items()}
     for table in [t for t in made.tables if t.folded]:
-        lines += _table(table, backbones, rows, links)
+        lines += _table(table, backbones, rows, links, bars.get(table.caption, ""))
     lines += whole_sweep(made.sweeps, backbones, links)
     for line in made.remarks:
         lines += [line, ""]
@@ -73,12 +74,17 @@ def section_text(
 
 
 def _table(
-    table: Table, backbones: Sequence[Backbone], rows: Sequence[PublishedRow], links: Links
+    table: Table,
+    backbones: Sequence[Backbone],
+    rows: Sequence[PublishedRow],
+    links: Links,
+    bars: str = "",
 ) -> list[str]:
     """One table, folded or not, and below it the published rows that may not stand in it."""
     text = metric_table(table, backbones, [row for row in rows if not row.elsewise], links)
     if table.folded:
-        lines = [summary(table.caption), "", *text, "", "</details>", ""]
+        picture = _bars(table, backbones, bars) if bars else []
+        lines = [summary(table.caption), "", *text, "", *picture, "</details>", ""]
     else:
         lines = [f"{escape(table.caption)}:", "", *text, ""]
     others = metric_table(table, [], [row for row in rows if row.elsewise], links)
@@ -168,6 +174,22 @@ def _harmless(section: Section) -> set[str]:
     rates = section.groups[0].protocol.get("lr")
     searched = isinstance(rates, list) and len(rates) > 1
     return {"engine", "batch_size"} | ({"lr", "holdout"} if searched else set())
+
+
+def _bars(table: Table, backbones: Sequence[Backbone], name: str) -> list[str]:
+    """The picture of a table of single classes, and what is in it."""
+    rows = [b for b in backbones if any(b.row in c.cells for c in table.columns)]
+    few = f"; the best {MOST_PAIRS} of {len(rows)} backbones" if len(rows) > MOST_PAIRS else ""
+    cells = [c for column in table.columns for c in column.cells.values()]
+    spread = "; lines: ± standard deviation over trials" * any(len(c.values) > 1 for c in cells)
+    meaning = f"Classes by their mean over the backbones, the highest first{spread}{few}."
+    return [f"![Bars of each class](plots/{name})", "", meaning, ""]
+
+
+def bar_tables(section: Section, made: Layout) -> dict[str, Table]:
+    """File name to table, of those that are drawn as bars."""
+    tables = [table for table in made.tables if table.drawn and len(table.columns) > 1]
+    return {f"classes-{section.anchor}-{n}.png": table for n, table in enumerate(tables, 1)}
 
 
 def lowshot_name(section: Section) -> str:

@@ -6,15 +6,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from reports.body import lowshot_name, precision_name, section_text
+from reports.body import bar_tables, lowshot_name, precision_name, section_text
 from reports.collect import Collected, check_run_folder, collect
 from reports.compare import Pair, comparison, find_pair
 from reports.config import ReportConfig
+from reports.epochs import MORE_EPOCHS, Panels, epoch_panels
 from reports.formats import files_of, known_formats
 from reports.layouts import layout
 from reports.long import long_csv
 from reports.markdown import Links
-from reports.overview import headlines, monitor_table, overview
+from reports.overview import Headline, headlines, monitor_table, overview
 from reports.precision import precision_curves
 from reports.provenance import how_made
 from reports.rows import Backbone, backbones_of
@@ -100,9 +101,11 @@ def write_report(
         write_text(files["csv"], long_csv(collected.entries, out.parent))
     if set(files) - {"csv"}:
         sections = _laid_out(collected, backbones)
+        columns = headlines(sections, states)
+        panels = epoch_panels(columns, backbones)
         if {"md", "html"} & files.keys():
-            _plots(collected, backbones, sections, out.parent / "plots")
-        text = _markdown(collected, backbones, sections, states, out, pair)
+            _plots(collected, backbones, sections, panels, out.parent / "plots")
+        text = _markdown(collected, backbones, sections, columns, states, out, pair)
         if "md" in files:
             write_text(files["md"], text)
         if "html" in files:
@@ -130,6 +133,7 @@ def _markdown(
     collected: Collected,
     backbones: Sequence[Backbone],
     sections: Sections,
+    columns: Sequence[Headline],
     states: States,
     out: Path,
     pair: Pair | None,
@@ -140,9 +144,11 @@ def _markdown(
     if collected.left_out:
         count = f"{len(collected.left_out)} damaged, edited or repeated records"
         lines += [f"Not in this report: {count}, [named at the end](#left-out).", ""]
-    if columns := headlines(sections, states):
+    if columns:
         lines += ["## Which backbone is best", ""]
         lines += overview(backbones, columns, states, links)
+    if epoch_panels(columns, backbones):
+        lines += [*MORE_EPOCHS, ""]
     if pair:
         lines += comparison(pair, columns, sections, links)
     lines += _curves(collected)
@@ -153,9 +159,14 @@ def _markdown(
 
 
 def _plots(
-    collected: Collected, backbones: Sequence[Backbone], sections: Sections, folder: Path
+    collected: Collected,
+    backbones: Sequence[Backbone],
+    sections: Sections,
+    panels: Panels,
+    folder: Path,
 ) -> None:
     """Draw what there is to draw."""
+    from reports.bars import drawn, plot_classes, plot_epochs
     from reports.plots import (  # matplotlib takes a second
         plot_lowshot,
         plot_monitors,
@@ -170,8 +181,15 @@ def _plots(
             plot_lowshot(path, made.shots, backbones, styles)
         if made.precision:
             plot_precision(folder / precision_name(section), made.precision, styles)
+        for name, table in bar_tables(section, made).items():
+            classes = {column.header: column.cells for column in table.columns}
+            rows = drawn(classes, [(b.row, b.label) for b in backbones])
+            plot_classes(folder / name, classes, rows, styles)
     if collected.monitors:
         plot_monitors(folder / "pretrain.png", collected.monitors, styles)
+    if panels:
+        of_lines = style_of(list(dict.fromkeys(name for _, lines in panels for name in lines)))
+        plot_epochs(folder / "epochs.png", panels, of_lines)
 
 
 def _curves(collected: Collected) -> list[str]:

@@ -48,6 +48,7 @@ class Table:
         lines: where a backbone has two lines, the header of the column that tells them apart, and
             what it says in the first (and of published rows) and in the second.
         distinct: cells show all their distinct values, as chosen costs do, not a mean.
+        drawn: whether its columns, single classes, are shown as bars too.
     """
 
     caption: str
@@ -58,6 +59,7 @@ class Table:
     folded: bool = False
     lines: tuple[str, str, str] | None = None
     distinct: bool = False
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

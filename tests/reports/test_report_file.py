@@ -197,7 +197,9 @@ def test_plots_are_embedded_and_show_every_backbone(tmp_path: Path) -> None:
     made.monitor(tmp_path, "supervised", labels=True)
     text = report(tmp_path, order=["simsiam", "supervised", "random"])
     plots = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert len(plots) == 2
+    classes = [plot for plot in plots if "classes-" in plot]
+    assert len(classes) == 4  # SVM, VOC, boxes and masks of COCO
+    assert len(plots) == 2 + len(classes)
     for plot in plots:
         with Image.open(tmp_path / plot) as image:
             image.verify()

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from reports.collect import Collected, Entry
+from reports.commands import commands
 from reports.markdown import MISSING, code, escape, fenced, pipe_table, relative, summary
 from reports.rows import Backbone
 from reports.sections import Group, Section, differing_fields
@@ -66,6 +67,7 @@ def how_made(
             "",
             *_backbones(rows),
             *_datasets(sections),
+            *commands(sections),
             *_tally("Hardware", entries, lambda e: e.record.hardware),
             *_tally("Software", entries, lambda e: e.record.software),
         ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from reports.collect import Entry
-from reports.markdown import escape, pipe_table, relative
+from reports.markdown import escape, pipe_table, relative, summary
 from reports.rows import Backbone
 from reports.sections import Section
 from reports.stats import Row, row_of
@@ -65,12 +65,12 @@ def answers(section: Section, given_by: str, backbones: Sequence[Backbone], out:
             pictures.append((b.label, f"plots/{copy.name}"))
         if links := _predictions(own, predictions, out.parent):
             files.append(f"{escape(b.label)} {links}")
-    by = [escape(given_by)] if given_by else []
+    by = [given_by] if given_by else []
     first = ["first trial"] if any(len(own) > 1 for own in entries.values()) else []
     folded = len(pictures) > SHOWN or section.verb in ("detect", "segment")
     lines = _gallery(pictures, what, title + _in_brackets(by + first), folded)
     if files:
-        lines += [f"{meaning}, {predictions}{_in_brackets(by)}: {', '.join(files)}.", ""]
+        lines += [f"{meaning}, {predictions}{escape(_in_brackets(by))}: {', '.join(files)}.", ""]
     return lines
 
 
@@ -116,5 +116,5 @@ def _gallery(pictures: list[tuple[str, str]], what: str, caption: str, folded: b
         cells = [cell.replace("|", "&#124;") for cell in shown]
         lines += [*pipe_table([escape(label) for label, _ in part], [cells], left=SHOWN), ""]
     if folded:
-        return [f"<details><summary>{caption}</summary>", "", *lines, "</details>", ""]
-    return [f"{caption}:", "", *lines]
+        return [summary(caption), "", *lines, "</details>", ""]
+    return [f"{escape(caption)}:", "", *lines]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reports.answers import answers
 from reports.chosen import chosen, whole_sweep
-from reports.markdown import Links, code, escape
+from reports.markdown import Links, code, escape, summary
 from reports.metric_table import metric_table
 from reports.opening import opening
 from reports.provenance import protocol_details
@@ -15,12 +15,18 @@ from reports.rates import rates_tried
 from reports.rows import Backbone
 from reports.sections import Section
 from reports.segmentation import above_random
+from reports.states import States, told
 from reports.stats import row_of
 from reports.tables import MOST_CURVES, MOST_PAIRS, Layout, Table
 
 
 def section_text(
-    section: Section, made: Layout, backbones: Sequence[Backbone], links: Links, out: Path
+    section: Section,
+    made: Layout,
+    backbones: Sequence[Backbone],
+    states: States,
+    links: Links,
+    out: Path,
 ) -> list[str]:
     """The section, from its heading to its protocol.
 
@@ -28,6 +34,7 @@ def section_text(
         section: its records.
         made: what is shown of them.
         backbones: the rows.
+        states: why some rows are not there.
         links: collects the links to the records.
         out: the report's file; pictures are copied to ``plots/`` beside it.
     """
@@ -43,6 +50,7 @@ def section_text(
     rows, remark = _published(section)
     for table in [t for t in made.tables if not t.folded]:
         lines += _table(table, backbones, rows, links)
+    lines += _missing(section, backbones, states)
     if section.verb == "segment":
         lines += above_random(made, backbones)
     if remark:
@@ -56,8 +64,9 @@ def section_text(
         lines += [f"![Precision against recall](plots/{precision_name(section)})", ""]
         lines += [_precision(section, made), ""]
     lines += answers(section, made.answers, backbones, out)
+    bars = {table.caption: name for name, table in bar_tables(section, made).items()}
     for table in [t for t in made.tables if t.folded]:
-        lines += _table(table, backbones, rows, links)
+        lines += _table(table, backbones, rows, links, bars.get(table.caption, ""))
     lines += whole_sweep(made.sweeps, backbones, links)
     for line in made.remarks:
         lines += [line, ""]
@@ -65,20 +74,39 @@ def section_text(
 
 
 def _table(
-    table: Table, backbones: Sequence[Backbone], rows: Sequence[PublishedRow], links: Links
+    table: Table,
+    backbones: Sequence[Backbone],
+    rows: Sequence[PublishedRow],
+    links: Links,
+    bars: str = "",
 ) -> list[str]:
     """One table, folded or not, and below it the published rows that may not stand in it."""
     text = metric_table(table, backbones, [row for row in rows if not row.elsewise], links)
     if table.folded:
-        summary = f"<details><summary>{escape(table.caption)}</summary>"
-        lines = [summary, "", *text, "", "</details>", ""]
+        picture = _bars(table, backbones, bars) if bars else []
+        lines = [summary(table.caption), "", *text, "", *picture, "</details>", ""]
     else:
-        lines = [f"{table.caption}:", "", *text, ""]
+        lines = [f"{escape(table.caption)}:", "", *text, ""]
     others = metric_table(table, [], [row for row in rows if row.elsewise], links)
     if others:
         lines += ["Published with another engine or protocol, so not in the table above:", ""]
         lines += [*others, ""]
     return lines
+
+
+def _missing(section: Section, backbones: Sequence[Backbone], states: States) -> list[str]:
+    """The jobs that have not yet brought, or will not bring, a row to this section's tables."""
+    have = {row_of(entry) for entry in section.entries}
+    jobs = [
+        job
+        for b in backbones
+        if b.row not in have
+        for group in section.groups
+        if (job := states.of(group.benchmark, b.row.name)) and job.state != "done"
+    ]
+    if not jobs:
+        return []
+    return ["No row yet:", "", *(f"- {told(job)}" for job in dict.fromkeys(jobs)), ""]
 
 
 def _facts(section: Section, backbones: Sequence[Backbone]) -> str:
@@ -146,6 +174,22 @@ def _harmless(section: Section) -> set[str]:
     rates = section.groups[0].protocol.get("lr")
     searched = isinstance(rates, list) and len(rates) > 1
     return {"engine", "batch_size"} | ({"lr", "holdout"} if searched else set())
+
+
+def _bars(table: Table, backbones: Sequence[Backbone], name: str) -> list[str]:
+    """The picture of a table of single classes, and what is in it."""
+    rows = [b for b in backbones if any(b.row in c.cells for c in table.columns)]
+    few = f"; the best {MOST_PAIRS} of {len(rows)} backbones" if len(rows) > MOST_PAIRS else ""
+    cells = [c for column in table.columns for c in column.cells.values()]
+    spread = "; lines: ± standard deviation over trials" * any(len(c.values) > 1 for c in cells)
+    meaning = f"Classes by their mean over the backbones, the highest first{spread}{few}."
+    return [f"![Bars of each class](plots/{name})", "", meaning, ""]
+
+
+def bar_tables(section: Section, made: Layout) -> dict[str, Table]:
+    """File name to table, of those that are drawn as bars."""
+    tables = [table for table in made.tables if table.drawn and len(table.columns) > 1]
+    return {f"classes-{section.anchor}-{n}.png": table for n, table in enumerate(tables, 1)}
 
 
 def lowshot_name(section: Section) -> str:

@@ -9,7 +9,12 @@ MOST_CLASSES = 80  # COCO's
 
 
 def class_table(
-    metrics: Metrics, name: str, params: tuple[tuple[str, Any], ...], caption: str, what: str
+    metrics: Metrics,
+    name: str,
+    params: tuple[tuple[str, Any], ...],
+    caption: str,
+    what: str,
+    drawn: bool = False,
 ) -> Table | str:
     """A column per class, or, of more than ``MOST_CLASSES``, one line that says where they are.
 
@@ -19,8 +24,10 @@ def class_table(
         params: what it has beside the class.
         caption: of the table.
         what: the metric, as the line calls it.
+        drawn: whether there are bars too.
     """
     classes = metrics.parts(name, params)
     if len(classes) > MOST_CLASSES:
         return f"{what} of each class: {len(classes):,} are too many for a table; they are in the records."
-    return Table(caption, [Column(c, cells) for c, cells in classes.items()], folded=True)
+    columns = [Column(c, cells) for c, cells in classes.items()]
+    return Table(caption, columns, folded=True, drawn=drawn)

@@ -24,7 +24,7 @@ def linear(metrics: Metrics) -> Layout:
     if len(layers) == 1:
         (layer,) = layers
         columns = [
-            Column(name, main[layer], score),
+            Column(name, main[layer], score, interval=intervals[0]),
             *intervals,
             Column("top-5", metrics.take("top5", layer=layer)),
             Column("class mean", metrics.take("top1_mean_class", layer=layer)),
@@ -34,7 +34,10 @@ def linear(metrics: Metrics) -> Layout:
         tables.append(Table(caption, columns))
     elif layers:
         caption = "Linear classification on each stage's output, {} %"
-        columns = [Column(x, main[x], f"{score}_{x}") for x in layers]
+        columns = [
+            Column(x, main[x], f"{score}_{x}", interval=ends)
+            for x, ends in zip(layers, intervals, strict=True)
+        ]
         top5 = [Column(x, metrics.take("top5", layer=x)) for x in layers]
         mean = [Column(x, metrics.take("top1_mean_class", layer=x)) for x in layers]
         tables += [
@@ -45,7 +48,7 @@ def linear(metrics: Metrics) -> Layout:
                 "Class mean on each stage's output, %", [c for c in mean if c.cells], 2, folded=True
             ),
         ]
-    headline = [Column(f"{name} ({x})", main[x]) for x in layers[-1:]]
+    headline = [Column(f"{name} ({x})", main[x], interval=intervals[-1]) for x in layers[-1:]]
     made = Layout(tables, headline, sweeps=sweeps_of(metrics, score, main))
     per_class = "AP_class" if score == "mAP" else "top1_class"
     return _with_classes(made, metrics, per_class, layers[-1]) if layers else made
@@ -58,19 +61,25 @@ def knn(metrics: Metrics) -> Layout:
     grid = {(k, t): metrics.take("top1", k=k, T=t) for t in temperatures for k in ks}
     grid = {at: cells for at, cells in grid.items() if cells}
     how = ", each image left out of its own neighbours" * (metrics.splits("top1") == {"train"})
+    ends = {(k, t): _interval(metrics, "top1", "", k=k, T=t) for k, t in grid}
     tables = []
     for t in temperatures:
-        columns = [Column(f"k={k}", grid[k, t], f"top1_k{k}_T{t:g}") for k in ks if (k, t) in grid]
+        columns = [
+            Column(f"k={k}", grid[k, t], f"top1_k{k}_T{t:g}", interval=ends[k, t])
+            for k in ks
+            if (k, t) in grid
+        ]
         tables.append(Table(f"Weighted kNN with T = {t:g}{how}, top-1 %", columns))
     headers = [f"k={k}, T={t:g}" for k, t in grid]
-    intervals = [_interval(metrics, "top1", "", k=k, T=t) for k, t in grid]
-    tables.append(_folded_intervals("Top-1", intervals, headers, 1))
+    tables.append(_folded_intervals("Top-1", list(ends.values()), headers, 1))
     for name, caption in {"top5": "Top-5, %", "top1_mean_class": "Class mean, %"}.items():
         cells = [metrics.take(name, k=k, T=t) for k, t in grid]
         columns = [Column(h, c) for h, c in zip(headers, cells, strict=True)]
         tables.append(Table(caption, columns, folded=True))
     shown = [(20, 0.07)] if (20, 0.07) in grid else list(grid)[:1]
-    headline = [Column(f"top-1 (k={k}, T={t:g})", grid[k, t]) for k, t in shown]
+    headline = [
+        Column(f"top-1 (k={k}, T={t:g})", grid[k, t], interval=ends[k, t]) for k, t in shown
+    ]
     return _with_classes(Layout(tables, headline), metrics, "top1_class")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from siambench.errors import UserError
 from siambench.files import existing
+from siambench.jobs import JobState, read_states
 from siambench.record import Record, read_record
 
 
@@ -34,11 +35,13 @@ class Collected:
         entries: valid records, each evaluation once.
         left_out: damaged or edited records, and second records of an evaluation.
         monitors: pre-training run to its curve, one dict per epoch.
+        jobs: of all run folders, how they stand.
     """
 
     entries: list[Entry]
     left_out: list[LeftOut]
     monitors: dict[str, list[dict[str, Any]]]
+    jobs: list[JobState]
 
 
 def collect(dirs: list[Path]) -> Collected:
@@ -62,17 +65,19 @@ def collect(dirs: list[Path]) -> Collected:
             entries.append(Entry(path, record))
         else:
             left_out.append(LeftOut(path, f"the same evaluation as {first.name}"))
-    return Collected(entries, left_out, _monitors(dirs))
+    jobs = [job for folder in dirs for job in read_states(folder)]
+    return Collected(entries, left_out, _monitors(dirs), jobs)
 
 
 def check_run_folder(folder: Path) -> None:
     """Refuse what cannot be a run folder.
 
     Raises:
-        UserError: it does not exist, or holds neither records nor training curves.
+        UserError: it does not exist, or holds neither records nor training curves nor jobs.
     """
     existing(folder, "run folder", folder=True)
-    if not _record_files(folder) and not any(folder.glob("pretrain/*/monitor.jsonl")):
+    curves = any(folder.glob("pretrain/*/monitor.jsonl"))
+    if not _record_files(folder) and not curves and not read_states(folder):
         raise UserError(
             f"run folder: {folder} has no records/*.json and no pretrain/*/monitor.jsonl; name the "
             "folder that --out named when the evaluations ran"

@@ -72,7 +72,8 @@ def _classes(metrics: Metrics, rules: list[str], tables: list[Table]) -> list[st
         name = f"{kind}_AP_class"
         params = (("rule", rules[0]),) if rules else ()
         by = f" ({rules[0].removesuffix('s').replace('-point', ' points')})" if rules else ""
-        made = class_table(metrics, name, params, f"{kind.title()} AP of each class{by}, %", "AP")
+        caption = f"{kind.title()} AP of each class{by}, %"
+        made = class_table(metrics, name, params, caption, "AP", drawn=True)
         if isinstance(made, str):
             return [made]
         tables.append(made)

@@ -1,5 +1,6 @@
 """Markdown: escaping, links to the records, texts of cells, pipe tables."""
 
+import html
 import os
 import re
 from collections.abc import Sequence
@@ -12,11 +13,25 @@ from reports.collect import Entry
 from reports.stats import Cell
 
 MISSING = "–"
+# _ is markup at the edge of a word only, & only where it opens an entity
+_MARKUP = re.compile(r"[\\|*`~\[\]<>]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
 
 def escape(text: object) -> str:
     """``text`` as it stands: what Markdown or HTML would read as markup is escaped."""
-    return re.sub(r"([\\|*`\[\]<>])", r"\\\1", " ".join(str(text).split()))
+    return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
+
+
+def summary(text: object) -> str:
+    """The line that opens what is folded away. It is HTML: Markdown's escapes do not hold in it."""
+    return f"<details><summary>{html.escape(' '.join(str(text).split()), quote=False)}</summary>"
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """A block of code whose fence is longer than any in it."""
+    runs = re.findall("~+", text)
+    fence = "~" * max([6, *(len(run) + 1 for run in runs)])
+    return [f"{fence}{language}", text.rstrip(), fence]
 
 
 def code(text: object) -> str:

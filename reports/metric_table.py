@@ -73,7 +73,7 @@ def _our_lines(table: Table, rows: Sequence[Backbone], links: Links) -> list[lis
         if not any(b.row in c.cells for c in table.columns):
             continue
         who = [escape(b.label), escape(b.epochs) or MISSING]
-        who += [table.layers.get(b.row, MISSING)] if table.layers else []
+        who += [escape(table.layers.get(b.row, MISSING))] if table.layers else []
         kind = [table.lines[1]] if table.lines else []
         lines.append([*who, *kind, *_texts(first, b.row, table, links, best)])
         if table.lines and any(c and b.row in c.cells for c in second):

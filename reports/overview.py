@@ -2,59 +2,142 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from reports.markdown import MISSING, Links, cell_text, escape, pipe_table
+from reports.markdown import MISSING, Links, cell_text, code, escape, pipe_table
 from reports.rows import Backbone
 from reports.sections import Section
-from reports.stats import Row, best_rows, ranks
+from reports.states import States
+from reports.stats import Cells, Row, best_rows, ranks
 from reports.tables import Column, Layout
 
 
-def overview(
-    backbones: Sequence[Backbone], sections: Sequence[tuple[Section, Layout]], links: Links
-) -> list[str]:
-    """Headline metrics of all sections as columns, backbones as rows, and the mean rank."""
-    columns = [
-        (f"[{escape(name)}](#{section.anchor})<br>{escape(column.header)}{_road(section)}", column)
+@dataclass(frozen=True)
+class Headline:
+    """A column of the first table.
+
+    Attributes:
+        text: its header, a link to its section.
+        benchmark: the preset's name.
+        column: our numbers; none where no job of the benchmark has ended.
+    """
+
+    text: str
+    benchmark: str
+    column: Column
+
+    @property
+    def cells(self) -> Cells:
+        """The numbers alone."""
+        return self.column.cells
+
+
+def headlines(sections: Sequence[tuple[Section, Layout]], states: States) -> list[Headline]:
+    """The columns of all sections, then those of benchmarks that only have jobs."""
+    found = [
+        Headline(
+            f"[{escape(name)}](#{section.anchor})<br>{escape(column.header)}{_road(section)}",
+            benchmark,
+            column,
+        )
         for (section, layout), names in zip(sections, _names([s for s, _ in sections]), strict=True)
-        for column, name in zip(layout.headline, names[: len(layout.headline)], strict=False)
+        for column, (benchmark, name) in zip(layout.headline, names, strict=False)
     ]
-    best = [best_rows(column.cells) for _, column in columns]
-    mean_ranks = _mean_ranks(backbones, [column for _, column in columns])
+    known = {group.benchmark for section, _ in sections for group in section.groups}
+    return found + [
+        Headline(escape(b), b, Column("", {})) for b in states.benchmarks if b not in known
+    ]
+
+
+def overview(
+    backbones: Sequence[Backbone], columns: Sequence[Headline], states: States, links: Links
+) -> list[str]:
+    """Headline metrics as columns, backbones as rows, and the mean rank; then the gaps.
+
+    Args:
+        backbones: the rows.
+        columns: from :func:`headlines`.
+        states: what is said where there is no number.
+        links: collects the links to the records.
+    """
+    best = [best_rows(column.cells) for column in columns]
+    mean_ranks = _mean_ranks(backbones, [column.cells for column in columns])
     rows = []
     for b in backbones:
         cells = [
-            cell_text(column.cells.get(b.row), 1, links, b.row in bold)
-            for (_, column), bold in zip(columns, best, strict=True)
+            cell_text(column.cells[b.row], 1, links, b.row in bold)
+            if b.row in column.cells
+            else states.cell(column.benchmark, b.row.name)
+            for column, bold in zip(columns, best, strict=True)
         ]
         who = [escape(x) or MISSING for x in (b.label, b.method, b.epochs)]
         rows.append([*who, *cells, _rank_text(mean_ranks.get(b.row), mean_ranks)])
-    header = ["backbone", "method", "epochs", *(text for text, _ in columns), "mean rank"]
-    return [*_answer(backbones, mean_ranks), *pipe_table(header, rows, left=2), ""]
+    header = ["backbone", "method", "epochs", *(column.text for column in columns), "mean rank"]
+    return [
+        *_answer(backbones, mean_ranks),
+        *pipe_table(header, rows, left=2),
+        "",
+        *states.footnotes(),
+        *_gaps(backbones, columns),
+    ]
+
+
+def supervised(backbones: Sequence[Backbone]) -> Backbone | None:
+    """The baseline of transfer: the one backbone whose method says supervised."""
+    found = [b for b in backbones if b.method.strip().casefold() == "supervised"]
+    return found[0] if len(found) == 1 else None
+
+
+def _gaps(backbones: Sequence[Backbone], columns: Sequence[Headline]) -> list[str]:
+    """What each backbone is above or below the supervised baseline."""
+    base = supervised(backbones)
+    shown = [c for c in columns if base and base.row in c.cells and len(c.cells) > 1]
+    if base is None or not shown:
+        return []
+    rows = []
+    for b in backbones:
+        if b is not base and any(b.row in column.cells for column in shown):
+            cells = [_gap(column.cells, b.row, base.row) for column in shown]
+            rows.append([escape(b.label), *cells])
+    return [
+        "### Gap to the supervised baseline",
+        "",
+        f"Each mean minus that of {code(base.label)}, in points; **bold**: above it.",
+        "",
+        *pipe_table(["backbone", *(column.text for column in shown)], rows),
+        "",
+    ]
+
+
+def _gap(cells: Cells, row: Row, base: Row) -> str:
+    if row not in cells:
+        return MISSING
+    gap = cells[row].mean - cells[base].mean
+    text = f"{gap:+.1f}".replace("-", "−")
+    return f"**{text}**" if gap > 0 else text
 
 
 def _road(section: Section) -> str:
     return "<br>short road" if section.short_road else ""
 
 
-def _names(sections: list[Section]) -> list[list[str]]:
-    """Per section the preset's name for each headline column, told apart where two sections share it."""
+def _names(sections: list[Section]) -> list[list[tuple[str, str]]]:
+    """Per section the preset of each headline column, and its name, told apart where two share it."""
     plain = [[g.benchmark for g in s.groups] for s in sections]
     names = []
     for section, of_section in zip(sections, plain, strict=True):
         shared = sum(of_section[0] in other for other in plain) > 1
         extra = f" ({section.anchor})" if shared else ""
-        first, last = of_section[0] + extra, of_section[-1] + extra
-        names.append([first, last])
+        names.append([(name, name + extra) for name in (of_section[0], of_section[-1])])
     return names
 
 
 def _mean_ranks(
-    backbones: Sequence[Backbone], columns: list[Column]
+    backbones: Sequence[Backbone], columns: Sequence[Cells]
 ) -> dict[Row, tuple[float, int, int]]:
     """Mean rank of each backbone, over how many columns, of how many that rank anything."""
-    ranked = [r for column in columns if (r := ranks(column.cells))]
+    ranked = [r for cells in columns if (r := ranks(cells))]
     found = {}
     for b in backbones:
         own = [r[b.row] for r in ranked if b.row in r]

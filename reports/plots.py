@@ -79,8 +79,8 @@ def plot_monitors(
         axes.grid(alpha=0.25)
     if both:
         other.set_ylabel("right axis: trained with labels", fontsize=8)
-    _legend(figure, right)
-    _save(figure, path)
+    legend(figure, right)
+    save(figure, path)
 
 
 def plot_lowshot(
@@ -120,8 +120,8 @@ def plot_lowshot(
     axes.set_xlabel("k, positive images per class")
     axes.set_ylabel("mAP, %")
     axes.grid(alpha=0.25)
-    _legend(figure, axes)
-    _save(figure, path)
+    legend(figure, axes)
+    save(figure, path)
 
 
 def plot_precision(
@@ -149,8 +149,8 @@ def plot_precision(
         axes.set(xlim=(0, 100), ylim=(0, 102), xlabel="recall, %", ylabel="precision, %")
         axes.set_title(kind, fontsize=10)
         axes.grid(alpha=0.25)
-    _legend(figure, panels[0])
-    _save(figure, path)
+    legend(figure, panels[0])
+    save(figure, path)
 
 
 def best_curves(curves: dict[int, Cells], rows: Sequence[tuple[Row, str]]) -> list[tuple[Row, str]]:
@@ -170,7 +170,8 @@ def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[floa
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _legend(figure: Figure, axes: Any) -> None:
+def legend(figure: Figure, axes: Any) -> None:
+    """The lines of ``axes``, named below all panels; the figure grows by what they need."""
     handles, labels = axes.get_legend_handles_labels()
     columns = min(4, max(1, len(labels)))
     figure.set_figheight(figure.get_figheight() + 0.2 * (len(labels) // columns))
@@ -179,6 +180,7 @@ def _legend(figure: Figure, axes: Any) -> None:
     )
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG file."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

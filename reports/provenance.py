@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from reports.collect import Collected, Entry
-from reports.markdown import MISSING, code, escape, pipe_table, relative
+from reports.commands import commands
+from reports.markdown import MISSING, code, escape, fenced, pipe_table, relative, summary
 from reports.rows import Backbone
 from reports.sections import Group, Section, differing_fields
 from siambench import __version__
@@ -22,10 +23,8 @@ def protocol_details(section: Section) -> list[str]:
         if kin:
             lines += _differences(group, kin)
         dumped = yaml.safe_dump(group.protocol, sort_keys=True, allow_unicode=True)
-        summary = f"Protocol of {escape(group.benchmark)}, {group.protocol_hash[:8]}"
-        fence = "~~~~~~"
-        lines += [f"<details><summary>{summary}</summary>", "", f"{fence}yaml", dumped.rstrip()]
-        lines += [fence, "", "</details>", ""]
+        title = summary(f"Protocol of {group.benchmark}, {group.protocol_hash[:8]}")
+        lines += [title, "", *fenced(dumped, "yaml"), "", "</details>", ""]
     return lines
 
 
@@ -68,6 +67,7 @@ def how_made(
             "",
             *_backbones(rows),
             *_datasets(sections),
+            *commands(sections),
             *_tally("Hardware", entries, lambda e: e.record.hardware),
             *_tally("Software", entries, lambda e: e.record.software),
         ]

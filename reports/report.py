@@ -1,4 +1,4 @@
-"""``siambench report``: report.md, and the plots beside it, from the records of run folders."""
+"""``siambench report``: the records of run folders as Markdown, HTML, CSV and LaTeX, with plots."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -6,37 +6,49 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from reports.body import lowshot_name, precision_name, section_text
+from reports.body import bar_tables, lowshot_name, precision_name, section_text
 from reports.collect import Collected, check_run_folder, collect
+from reports.compare import Pair, comparison, find_pair
 from reports.config import ReportConfig
+from reports.epochs import MORE_EPOCHS, Panels, epoch_panels
+from reports.formats import files_of, known_formats
 from reports.layouts import layout
+from reports.long import long_csv
 from reports.markdown import Links
-from reports.overview import monitor_table, overview
+from reports.overview import Headline, headlines, monitor_table, overview
 from reports.precision import precision_curves
 from reports.provenance import how_made
 from reports.rows import Backbone, backbones_of
 from reports.sections import Section, sections_of
+from reports.states import States
 from reports.stats import Metrics
 from reports.tables import Layout
 from siambench.errors import UserError
 from siambench.files import write_text
 from siambench.progress import say
 
+Sections = list[tuple[Section, Layout]]
+
 
 def run(config: ReportConfig) -> dict[str, str]:
     """The verb: write the report and say where it is.
 
     Raises:
-        UserError: a folder does not exist or holds neither records nor training curves.
+        UserError: a folder does not exist or holds neither records nor training curves; an unknown
+            format, or backbone to compare.
     """
     if not config.dirs:
         raise UserError("report: name at least one run folder, e.g. siambench report runs/demo")
+    formats = known_formats(config.format)
     dirs = [Path(d) for d in config.dirs]
     for folder in dirs:
         check_run_folder(folder)
-    path = write_report(dirs, Path(config.out or dirs[0] / "report.md"), config.order)
-    say(f"report: {path}")
-    return {"report": str(path)}
+    out = Path(config.out or dirs[0] / "report.md")
+    write_report(dirs, out, config.order, formats, config.compare if any(config.compare) else ())
+    files = files_of(out, formats)
+    for path in files.values():
+        say(f"report: {path}")
+    return {"report" if name == "md" else name: str(path) for name, path in files.items()}
 
 
 @contextmanager
@@ -52,54 +64,109 @@ def _gc_paused() -> Iterator[None]:
 
 
 @_gc_paused()
-def write_report(dirs: list[Path], out: Path, order: list[str] | None = None) -> Path:
-    """Write the report of ``dirs`` to ``out`` and its plots to ``plots/`` beside it.
+def write_report(
+    dirs: list[Path],
+    out: Path,
+    order: Sequence[str] = (),
+    formats: Sequence[str] = ("md", "html"),
+    compare: Sequence[str] = (),
+) -> Path:
+    """Write the report of ``dirs`` beside or at ``out`` and its plots to ``plots/`` there.
 
-    The same records give the same file, byte for byte. Damaged or edited records are left out, and
-    named in the report and on standard error. Folders without any record make a report that says so.
+    The same records (and jobs) give the same files, byte for byte. Damaged or edited records are left
+    out, and named in the report and on standard error. Folders without any record make a report that
+    says so.
 
     Args:
         dirs: run folders.
-        out: the Markdown file.
+        out: the file; each format has its own ending.
         order: backbone names in the order of the rows; others follow by name.
+        formats: of :data:`reports.formats.ENDINGS`; without md and html nothing is drawn.
+        compare: names of two backbones, or none.
 
     Returns:
-        ``out``.
+        The file of the first format.
+
+    Raises:
+        UserError: a name to compare is no backbone's.
     """
+    files = files_of(out, formats)
     collected = collect(dirs)
     for left in collected.left_out:
         say(f"left out of the report: {left.path}: {left.reason}")
-    backbones = backbones_of(collected.entries, order or [])
+    states = States(collected.jobs)
+    backbones = backbones_of(collected.entries, order, states.backbones)
+    pair = find_pair(compare, backbones) if compare else None
+    if "csv" in files:
+        write_text(files["csv"], long_csv(collected.entries, out.parent))
+    if set(files) - {"csv"}:
+        sections = _laid_out(collected, backbones)
+        columns = headlines(sections, states)
+        panels = epoch_panels(columns, backbones)
+        if {"md", "html"} & files.keys():
+            _plots(collected, backbones, sections, panels, out.parent / "plots")
+        text = _markdown(collected, backbones, sections, columns, states, out, pair)
+        if "md" in files:
+            write_text(files["md"], text)
+        if "html" in files:
+            from reports.page import page  # a parser of Markdown: not for a CSV file
+
+            write_text(files["html"], page(text, out.parent))
+        if "latex" in files:
+            from reports.latex import latex
+
+            write_text(files["latex"], latex(text))
+    return files[formats[0]]
+
+
+def _laid_out(collected: Collected, backbones: Sequence[Backbone]) -> Sections:
+    """Every section and what is shown of it."""
     sections = []
     for section in sections_of(collected.entries):
         made = layout(section.verb, Metrics(section.entries))
         made = replace(made, precision=precision_curves(section, made, backbones))
         sections.append((section, made))
+    return sections
+
+
+def _markdown(
+    collected: Collected,
+    backbones: Sequence[Backbone],
+    sections: Sections,
+    columns: Sequence[Headline],
+    states: States,
+    out: Path,
+    pair: Pair | None,
+) -> str:
+    """The whole report."""
     links = Links(out.parent)
     lines = ["# Transfer report", ""]
     if collected.left_out:
         count = f"{len(collected.left_out)} damaged, edited or repeated records"
         lines += [f"Not in this report: {count}, [named at the end](#left-out).", ""]
-    if sections:
-        lines += ["## Which backbone is best", "", *overview(backbones, sections, links)]
-    lines += _plots(collected, backbones, sections, out.parent / "plots")
+    if columns:
+        lines += ["## Which backbone is best", ""]
+        lines += overview(backbones, columns, states, links)
+    if epoch_panels(columns, backbones):
+        lines += [*MORE_EPOCHS, ""]
+    if pair:
+        lines += comparison(pair, columns, sections, links)
+    lines += _curves(collected)
     for section, made in sections:
-        lines += section_text(section, made, backbones, links, out)
+        lines += section_text(section, made, backbones, states, links, out)
     lines += how_made(collected, backbones, [s for s, _ in sections], out.parent)
-    write_text(out, "\n".join([*lines, *links.definitions()]).rstrip() + "\n")
-    return out
+    return "\n".join([*lines, *links.definitions()]).rstrip() + "\n"
 
 
 def _plots(
     collected: Collected,
     backbones: Sequence[Backbone],
-    sections: Sequence[tuple[Section, Layout]],
+    sections: Sections,
+    panels: Panels,
     folder: Path,
-) -> list[str]:
-    """Draw what there is to draw; the lines that show the training curves.
-
-    Low-shot and precision-recall curves are shown by their sections.
-    """
+) -> None:
+    """Draw what there is to draw."""
+    from reports.bars import drawn, plot_classes, plot_epochs
     from reports.plots import (  # matplotlib takes a second
         plot_lowshot,
         plot_monitors,
@@ -114,9 +181,21 @@ def _plots(
             plot_lowshot(path, made.shots, backbones, styles)
         if made.precision:
             plot_precision(folder / precision_name(section), made.precision, styles)
+        for name, table in bar_tables(section, made).items():
+            classes = {column.header: column.cells for column in table.columns}
+            rows = drawn(classes, [(b.row, b.label) for b in backbones])
+            plot_classes(folder / name, classes, rows, styles)
+    if collected.monitors:
+        plot_monitors(folder / "pretrain.png", collected.monitors, styles)
+    if panels:
+        of_lines = style_of(list(dict.fromkeys(name for _, lines in panels for name in lines)))
+        plot_epochs(folder / "epochs.png", panels, of_lines)
+
+
+def _curves(collected: Collected) -> list[str]:
+    """The lines that show the training curves."""
     if not collected.monitors:
         return []
-    plot_monitors(folder / "pretrain.png", collected.monitors, styles)
     return [
         "## Pre-training",
         "",

@@ -24,11 +24,22 @@ class Backbone:
     arch: str = ""
 
 
-def backbones_of(entries: list[Entry], order: Sequence[str]) -> list[Backbone]:
-    """All backbones with a record or a place in ``order``: those in ``order`` first, then by name."""
+def backbones_of(
+    entries: list[Entry], order: Sequence[str], others: Sequence[str] = ()
+) -> list[Backbone]:
+    """All backbones: those with a place in ``order`` first, then by name.
+
+    Args:
+        entries: their records.
+        order: names, with a record or without one.
+        others: names that have a row too, if they have no record yet.
+    """
     found = {row_of(e): e.record.backbone for e in reversed(entries)}
     named = {row.name for row in found}
-    rows = [*found, *(Row(name, "") for name in dict.fromkeys(order) if name not in named)]
+    rows = [
+        *found,
+        *(Row(name, "") for name in dict.fromkeys([*order, *others]) if name not in named),
+    ]
     place = {name: i for i, name in enumerate(dict.fromkeys(order))}
     rows.sort(key=lambda row: (place.get(row.name, len(place)), row))
     names = [row.name for row in rows]

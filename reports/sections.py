@@ -178,7 +178,7 @@ def _kin(group: Group, parts: list[Group]) -> bool:
 
 
 def _title(parts: list[Group]) -> str:
-    kind = TITLES.get(parts[0].verb, parts[0].verb) + ", short road" * parts[0].short_road
+    kind = TITLES.get(parts[0].verb, escape(parts[0].verb)) + ", short road" * parts[0].short_road
     names = " and ".join(dict.fromkeys(code(g.benchmark) for g in parts))
     return f"{kind}: {names} on {escape(parts[0].dataset.name)}"
 

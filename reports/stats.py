@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from reports.collect import Entry
+from siambench.record import Metric
 
 WITHIN = 0.5  # entries this close to the best are bold, as in Table 5 of the SimSiam paper
 
@@ -53,6 +54,8 @@ class Cell:
 
 
 Cells = dict[Row, Cell]
+Params = tuple[tuple[str, Any], ...]
+Values = dict[Row, list[tuple[float, Entry]]]
 
 
 def row_of(entry: Entry) -> Row:
@@ -69,26 +72,37 @@ class Metrics:
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self._entries = entries
-        found: dict[Key, dict[Row, list[tuple[float, Entry]]]] = {}
+        found: dict[Key, Values] = {}
         self.units: dict[Key, str] = {}
-        known: dict[tuple[Any, ...], Key] = {}  # thousands of records write the same few metrics
+        self._parts: dict[tuple[str, str, Params], dict[str, Values]] = {}
+        known: dict[tuple[str, str, int], Values] = {}
         for entry in entries:
             row = row_of(entry)
             for metric in entry.record.metrics:
-                if "class" in metric.params or "sample" in metric.params:
-                    continue
-                written = (metric.name, metric.split, *metric.params.items())
-                try:
-                    key = known[written]
-                except KeyError:
-                    key = known[written] = Key(metric.name, metric.split, _items(metric.params))
-                except TypeError:  # a list among the parameters
-                    key = Key(metric.name, metric.split, _items(metric.params))
-                found.setdefault(key, {}).setdefault(row, []).append((metric.value, entry))
-                self.units[key] = metric.unit
+                # thousands of records write the same few metrics, whose params are then one object
+                written = (metric.name, metric.split, id(metric.params))
+                values = known.get(written)
+                if values is None:
+                    values = known[written] = self._place(metric, found)
+                if row in values:
+                    values[row].append((metric.value, entry))
+                else:
+                    values[row] = [(metric.value, entry)]
         self._cells = {key: _cells(rows) for key, rows in found.items()}
         self._taken: set[Key] = set()
+
+    def _place(self, metric: Metric, found: dict[Key, Values]) -> Values:
+        """Where the values of such a metric go."""
+        params = metric.params
+        of = next((name for name in ("class", "sample") if name in params), "")
+        if of:
+            items = _items({k: v for k, v in params.items() if k != of})
+            return self._parts.setdefault((metric.name, of, items), {}).setdefault(
+                str(params[of]), {}
+            )
+        key = Key(metric.name, metric.split, _items(params))
+        self.units[key] = metric.unit
+        return found.setdefault(key, {})
 
     def take(self, name: str, **params: Any) -> Cells:
         """The cells of the metric with this name and exactly these params.
@@ -115,32 +129,19 @@ class Metrics:
         return found
 
     def classes(self, name: str) -> dict[tuple[tuple[str, Any], ...], list[str]]:
-        """Classes with a metric called ``name``, by its other params, as in the first record."""
-        found: dict[tuple[tuple[str, Any], ...], list[str]] = {}
-        for entry in self._entries:
-            for metric in entry.record.metrics:
-                if metric.name == name and "class" in metric.params:
-                    others = {k: v for k, v in metric.params.items() if k != "class"}
-                    found.setdefault(_items(others), []).append(str(metric.params["class"]))
-            if found:
-                break
-        return found
+        """Classes with a metric called ``name``, by its other params, as the records list them."""
+        return {
+            params: list(classes)
+            for (called, of, params), classes in self._parts.items()
+            if called == name and of == "class"
+        }
 
     def parts(
         self, name: str, params: tuple[tuple[str, Any], ...], of: str = "class"
     ) -> dict[str, Cells]:
         """Class (or sample) to cells of the metric called ``name`` with these params beside it."""
-        found: dict[str, dict[Row, list[tuple[float, Entry]]]] = {}
-        for entry in self._entries:
-            row = row_of(entry)
-            for metric in entry.record.metrics:
-                has = metric.params
-                if metric.name != name or of not in has or len(has) != len(params) + 1:
-                    continue
-                if all(has.get(k) == v for k, v in params):
-                    part = found.setdefault(str(has[of]), {})
-                    part.setdefault(row, []).append((metric.value, entry))
-        return {part: _cells(rows) for part, rows in found.items()}
+        parts = self._parts.get((name, of, _items(dict(params))), {})
+        return {part: _cells(values) for part, values in parts.items()}
 
     def splits(self, name: str) -> set[str]:
         """The splits that metrics called ``name`` were measured on."""

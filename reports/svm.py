@@ -116,7 +116,8 @@ def _classes(
             f"AP and cost of each class: {len(aps):,} are too many for a table; they are in the records."
         ]
     columns = [Column(name, cells) for name, cells in aps.items()]
-    tables.append(Table("Full SVM, AP of each class, %", columns, 1, best, folded=True))
+    caption = "Full SVM, AP of each class, %"
+    tables.append(Table(caption, columns, 1, best, folded=True, drawn=True))
     costs = _of_classes(metrics, "cost", layers, best)
     columns = [Column(name, cells) for name, cells in costs.items()]
     caption = "Full SVM, cost C of each class, by cross-validation"

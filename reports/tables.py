@@ -22,6 +22,7 @@ class Column:
         upper: of a column of intervals the upper ends; ``cells`` are then the lower ones.
         spread: of means over samples what stands behind ±; None: the spread over trials.
         second: the numbers of a backbone's second line, in a table that has ``lines``.
+        interval: the column of its 95 % intervals over the test images, where they were recorded.
     """
 
     header: str
@@ -30,6 +31,7 @@ class Column:
     upper: Cells = field(default_factory=dict)
     spread: Cells | None = None
     second: "Column | None" = None
+    interval: "Column | None" = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Table:
         lines: where a backbone has two lines, the header of the column that tells them apart, and
             what it says in the first (and of published rows) and in the second.
         distinct: cells show all their distinct values, as chosen costs do, not a mean.
+        drawn: whether its columns, single classes, are shown as bars too.
     """
 
     caption: str
@@ -56,6 +59,7 @@ class Table:
     folded: bool = False
     lines: tuple[str, str, str] | None = None
     distinct: bool = False
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ default, preset, ``--config`` file, flag.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -278,14 +279,26 @@ def _spell(verb: Verb, arguments: list[str]) -> list[str]:
             and (not arguments or arguments[0].startswith("--"))
         ):
             value = ["true"]
-        several = _takes_list(types.get(flag)) and not verb.positional
-        while not value or several:  # what stands behind the flag
+        most = _most_values(types.get(flag), bool(verb.positional))
+        while len(value) < most:  # what stands behind the flag
             if flag not in types or not arguments or arguments[0].startswith("--"):
+                break
+            if verb.positional and "," in "".join(value):  # all of them, as A,B
                 break
             value.append(arguments.pop(0))
         text = (" " if value and value[0].startswith("[") else ",").join(value)
         spelt.append(f"{flag}={_listed(types.get(flag), text)}" if value else flag)
     return spelt
+
+
+def _most_values(kind: Any, places: bool) -> float:
+    """How many values behind a flag are its own; ``places``: what is left stands for something."""
+    if not _takes_list(kind):
+        return 1
+    if not places:
+        return math.inf
+    lengths = get_args(kind) if get_origin(kind) is tuple else ()
+    return 1 if ... in lengths else max(1, len(lengths))
 
 
 def _takes_list(kind: Any) -> bool:

@@ -197,7 +197,9 @@ def test_plots_are_embedded_and_show_every_backbone(tmp_path: Path) -> None:
     made.monitor(tmp_path, "supervised", labels=True)
     text = report(tmp_path, order=["simsiam", "supervised", "random"])
     plots = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert len(plots) == 2
+    classes = [plot for plot in plots if "classes-" in plot]
+    assert len(classes) == 4  # SVM, VOC, boxes and masks of COCO
+    assert len(plots) == 2 + len(classes)
     for plot in plots:
         with Image.open(tmp_path / plot) as image:
             image.verify()
@@ -262,7 +264,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_verb(VERBS["report"], [a]) == 0
     assert (tmp_path / "a" / "report.md").is_file()
     assert run_verb(VERBS["report"], ["--out", out, a, b, "--order", "[random]", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"report": out}
+    assert json.loads(capsys.readouterr().out) == {
+        "report": out,
+        "html": out.replace(".md", ".html"),
+    }
     text = Path(out).read_text()
     (table,) = [t for (h, _), t in tables(text).items() if h.startswith("Which")]
     assert table.index[0] == "random"

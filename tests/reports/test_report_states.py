@@ -11,7 +11,7 @@ from test_report_numbers import long_frame, number, tables
 from reports import VERBS
 from reports.report import write_report
 from siambench.cli import run_verb
-from siambench.files import digest_of
+from siambench.jobs import state_path
 
 
 def job(
@@ -20,9 +20,11 @@ def job(
     name = " ".join(filter(None, (verb, benchmark, backbone)))
     body = {"name": name, "state": state, "verb": verb, "benchmark": benchmark}
     body |= {"backbone": backbone, "reason": reason, "retry": f"siambench {verb} --config x.yaml"}
-    path = folder / "run" / f"{digest_of(name)[:9]}.json"
+    path = state_path(folder, name)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(body))
+    if state == "running":  # and heard of
+        path.with_suffix(".live").write_text("1 of 7")
 
 
 def first_table(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:

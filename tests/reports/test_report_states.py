@@ -11,6 +11,7 @@ from test_report_numbers import long_frame, number, tables
 from reports import VERBS
 from reports.report import write_report
 from siambench.cli import run_verb
+from siambench.files import digest_of
 from siambench.jobs import state_path
 
 

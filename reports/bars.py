@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from reports.plots import legend, save, style_of
+from reports.plots import save, style_of
 from reports.stats import Cells, Row
 from reports.tables import MOST_PAIRS
 
@@ -48,11 +48,18 @@ def plot_classes(
     order = sorted(classes, key=lambda name: -_height(classes[name]))
     lines = [order[i : i + IN_A_LINE] for i in range(0, len(order), IN_A_LINE)]
     wide = len(lines[0])
-    size = (min(13, max(5, 1.6 + 0.11 * wide * (len(rows) + 2))), 2.3 * len(lines) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
+    width, height = min(13, max(5, 1.6 + 0.11 * wide * (len(rows) + 2))), 2.4 * len(lines) + 0.6
+    figure = Figure(figsize=(width, height))
+    # margins in inches: a layout engine would set all the text twice
+    edges = {"left": 0.55 / width, "right": 1 - 0.1 / width, "top": 1 - 0.1 / height}
+    panels = figure.subplots(
+        len(lines),
+        1,
+        squeeze=False,
+        gridspec_kw={**edges, "bottom": 1.2 / height, "hspace": 0.5},
+    )[:, 0]
     top = max((c.mean + c.std for by_row in classes.values() for c in by_row.values()), default=0)
-    width = 0.8 / len(rows)
+    width = 0.8 / len(rows)  # of a bar, from here
     for axes, names in zip(panels, lines, strict=True):
         for i, (row, label) in enumerate(rows):
             at = [
@@ -78,7 +85,8 @@ def plot_classes(
         axes.set_xticks(range(len(names)), short, rotation=35, ha="right", fontsize=8)
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
-    legend(figure, panels[0])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=9)
     save(figure, path)
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reports.reading import read_records
 from siambench.errors import UserError
 from siambench.files import existing
 from siambench.jobs import JobState, read_states
-from siambench.record import Record, read_record
+from siambench.record import Record
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,10 @@ def collect(dirs: list[Path]) -> Collected:
     left_out: list[LeftOut] = []
     seen: dict[tuple[Any, ...], Path] = {}
     dirs = list({folder.resolve(): folder for folder in dirs}.values())
-    for path in [file for folder in dirs for file in _record_files(folder)]:
-        try:
-            record = read_record(path)
-        except (UserError, OSError) as error:
-            left_out.append(LeftOut(path, _reason(str(error), path)))
+    paths = [file for folder in dirs for file in _record_files(folder)]
+    for path, record in zip(paths, read_records(paths), strict=True):
+        if isinstance(record, str):
+            left_out.append(LeftOut(path, _reason(record, path)))
             continue
         first = seen.setdefault(_identity(record), path)
         if first is path:

@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from reports.letters import escape
+from reports.page import without_definitions
 from reports.pipes import cells_of
 
 MOST_COLUMNS = 6  # of numbers in one tabular; what is wider goes on below
@@ -42,8 +43,8 @@ def latex(text: str) -> str:
         text: the report's Markdown.
     """
     md = MarkdownIt("commonmark", {"html": True})
-    env: MutableMapping[str, Any] = {}
-    md.parse("\n".join(line for line in text.split("\n") if line.startswith("[r")), env)
+    text, targets = without_definitions(text)
+    env: MutableMapping[str, Any] = {"references": targets}
     parts = [_HEAD]
     above = ("", "")
     for table in _tables(text):

@@ -13,6 +13,7 @@ from reports.collect import Entry
 from reports.stats import Cell
 
 MISSING = "–"
+MOST_LINKS = 8  # trials whose links a cell has room for
 # _ is markup at the edge of a word only, & only where it opens an entity
 _MARKUP = re.compile(r"[\\|*`~\[\]<>]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
@@ -46,14 +47,34 @@ class Links:
     Attributes:
         folder: of the report: targets are relative to it.
         numbers: of the records linked so far, in order of first use.
+        lists: of records linked together, where a table has no room for their links.
     """
 
     folder: Path
     numbers: dict[Path, int] = field(default_factory=dict)
+    lists: dict[tuple[Path, ...], tuple[int, Sequence[Entry]]] = field(default_factory=dict)
 
     def to(self, text: str, entry: Entry) -> str:
         """``text`` as a link to the record of ``entry``."""
         return f"[{text}][r{self.numbers.setdefault(entry.path, len(self.numbers) + 1)}]"
+
+    def to_all(self, entries: Sequence[Entry]) -> str:
+        """Small figures, a link per trial; of many trials one link, to their list."""
+        if len(entries) <= MOST_LINKS:
+            return " ".join(self.to(str(n), entry) for n, entry in enumerate(entries, 1))
+        key = tuple(entry.path for entry in entries)
+        number, _ = self.lists.setdefault(key, (len(self.lists) + 1, entries))
+        return f"[{len(entries)} trials](#t{number})"
+
+    def trials(self) -> list[str]:
+        """The lists that :meth:`to_all` leads to, as a section; nothing without any."""
+        lines = []
+        for number, entries in self.lists.values():
+            record = entries[0].record
+            links = " ".join(self.to(str(n), entry) for n, entry in enumerate(entries, 1))
+            what = escape(f"{record.benchmark} {record.backbone['name']}")
+            lines.append(f'- <a id="t{number}"></a>{what}: {links}')
+        return ["### Trials", "", *lines, ""] if lines else []
 
     def definitions(self) -> list[str]:
         """The lines that define every link used so far."""
@@ -105,8 +126,7 @@ def _linked(text: str, behind: str, cell: Cell, links: Links, mark: str = "") ->
     entries = list({entry.path: entry for entry in cell.entries}.values())
     if len(entries) == 1:
         return f"{mark}{links.to(text, entries[0])}{behind}{mark}"
-    trials = " ".join(links.to(str(n), entry) for n, entry in enumerate(entries, 1))
-    return f"{mark}{text}{behind}{mark} <sup>{trials}</sup>"
+    return f"{mark}{text}{behind}{mark} <sup>{links.to_all(entries)}</sup>"
 
 
 def interval_text(low: Cell | None, high: Cell | None, decimals: int | None, links: Links) -> str:

@@ -22,6 +22,7 @@ _OURS = re.compile(
 _TAG = re.compile(r"<([^<>]*)>|[<>]")
 _PICTURE = re.compile(r"src=\"(plots/[\w.-]+)\"")
 _FENCE = re.compile(r" {0,3}(~{3,}|`{3,})")
+_DEFINITION = re.compile(r"\[(r\d+)\]: ([\w./%~-]+)", re.ASCII)
 _PLACE = "<!-- table -->"
 _GAP = "\0"  # which no Markdown can hold: markdown-it reads it as U+FFFD
 # Nothing may be fetched, run, framed or sent; data: pictures and the one style are all there is.
@@ -41,8 +42,9 @@ def page(text: str, folder: Path) -> str:
     pictures = _Pictures(folder)
     rules = {"html_block": pictures.ours, "html_inline": pictures.ours, "image": pictures.image}
     md.renderer.rules = {**md.renderer.rules, **rules}
+    text, targets = without_definitions(text)
     lines, tables = _without_tables(text)
-    env: MutableMapping[str, Any] = {}
+    env: MutableMapping[str, Any] = {"references": targets}
     tokens = md.parse("\n".join(lines), env)
     contents = _name_headings(tokens)
     body = md.renderer.render(tokens, md.options, env)
@@ -50,6 +52,19 @@ def page(text: str, folder: Path) -> str:
     first, *rest = body.split(_GAP)  # in the order of the tables
     texts = [pipes.table(table) + after for table, after in zip(tables, rest, strict=True)]
     return _document(first + "".join(texts), contents)
+
+
+def without_definitions(text: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """The Markdown without the links' definitions at its end, and those as markdown-it keeps them.
+
+    There is one per record; their targets are quoted and relative, so there is nothing to parse.
+    """
+    lines = text.rstrip("\n").split("\n")
+    targets = {}
+    while lines and (found := _DEFINITION.fullmatch(lines[-1])):
+        targets[found[1].upper()] = {"title": "", "href": found[2]}
+        lines.pop()
+    return "\n".join(lines), targets
 
 
 def _without_tables(text: str) -> tuple[list[str], list[list[str]]]:

@@ -11,8 +11,10 @@ _BETWEEN = re.compile(r"(?<!\\)\|")
 _LINK = r"\[[\w.,–+ -]+\]\[r\d+\]"
 # What nearly every cell is: a number, linked or not, perhaps bold, with its spread and its trials.
 _PLAIN = re.compile(
-    rf"(?:\*\*)?(?:{_LINK}|[\d.,+–-]*)(?: ± [\d.]+)?(?:\*\*)?(?: <sup>{_LINK}(?: {_LINK})*</sup>)?"
+    rf"(?:\*\*)?(?:{_LINK}|[\d.,+–-]*)(?: ± [\d.]+)?(?:\*\*)?"
+    rf"(?: <sup>(?:{_LINK}(?: {_LINK})*|\[\d+ trials\]\(#t\d+\))</sup>)?"
 )
+_LISTS = re.compile(r"\[(\d+ trials)\]\((#t\d+)\)")
 _LINKS = re.compile(r"\[([^]]+)\]\[(r\d+)\]")
 
 
@@ -57,6 +59,7 @@ class Pipes:
                 self._known[cell] = self._md.renderInline(cell, self._env)
             return self._known[cell]
         text = _LINKS.sub(self._link, cell) if "]" in cell else cell
+        text = _LISTS.sub(r'<a href="\2">\1</a>', text) if "](" in text else text
         return text.replace("**", "<strong>", 1).replace("**", "</strong>", 1)
 
     def _link(self, found: re.Match[str]) -> str:

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from reports.body import bar_tables, lowshot_name, precision_name, section_text
+from reports.body import section_text
 from reports.collect import Collected, check_run_folder, collect
 from reports.compare import Pair, comparison, find_pair
 from reports.config import ReportConfig
-from reports.epochs import MORE_EPOCHS, Panels, epoch_panels
+from reports.drawing import drawing, meanwhile
+from reports.epochs import MORE_EPOCHS, epoch_panels
 from reports.formats import files_of, known_formats
 from reports.layouts import layout
 from reports.long import long_csv
@@ -18,6 +19,7 @@ from reports.markdown import Links
 from reports.overview import Headline, headlines, monitor_table, overview
 from reports.precision import precision_curves
 from reports.provenance import how_made
+from reports.reading import MANY
 from reports.rows import Backbone, backbones_of
 from reports.sections import Section, sections_of
 from reports.states import States
@@ -103,9 +105,11 @@ def write_report(
         sections = _laid_out(collected, backbones)
         columns = headlines(sections, states)
         panels = epoch_panels(columns, backbones)
+        draws = []
         if {"md", "html"} & files.keys():
-            _plots(collected, backbones, sections, panels, out.parent / "plots")
-        text = _markdown(collected, backbones, sections, columns, states, out, pair)
+            draws = drawing(collected, backbones, sections, panels, out.parent / "plots")
+        with meanwhile(draws, apart=len(collected.entries) >= MANY):
+            text = _markdown(collected, backbones, sections, columns, states, out, pair)
         if "md" in files:
             write_text(files["md"], text)
         if "html" in files:
@@ -155,41 +159,8 @@ def _markdown(
     for section, made in sections:
         lines += section_text(section, made, backbones, states, links, out)
     lines += how_made(collected, backbones, [s for s, _ in sections], out.parent)
+    lines += links.trials()
     return "\n".join([*lines, *links.definitions()]).rstrip() + "\n"
-
-
-def _plots(
-    collected: Collected,
-    backbones: Sequence[Backbone],
-    sections: Sections,
-    panels: Panels,
-    folder: Path,
-) -> None:
-    """Draw what there is to draw."""
-    from reports.bars import drawn, plot_classes, plot_epochs
-    from reports.plots import (  # matplotlib takes a second
-        plot_lowshot,
-        plot_monitors,
-        plot_precision,
-        style_of,
-    )
-
-    styles = style_of(list(dict.fromkeys([*(b.label for b in backbones), *collected.monitors])))
-    for section, made in sections:
-        if made.shots.get("mAP"):
-            path = folder / lowshot_name(section)
-            plot_lowshot(path, made.shots, backbones, styles)
-        if made.precision:
-            plot_precision(folder / precision_name(section), made.precision, styles)
-        for name, table in bar_tables(section, made).items():
-            classes = {column.header: column.cells for column in table.columns}
-            rows = drawn(classes, [(b.row, b.label) for b in backbones])
-            plot_classes(folder / name, classes, rows, styles)
-    if collected.monitors:
-        plot_monitors(folder / "pretrain.png", collected.monitors, styles)
-    if panels:
-        of_lines = style_of(list(dict.fromkeys(name for _, lines in panels for name in lines)))
-        plot_epochs(folder / "epochs.png", panels, of_lines)
 
 
 def _curves(collected: Collected) -> list[str]:

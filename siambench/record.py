@@ -7,6 +7,7 @@ file, so that a number edited by hand is noticed.
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,26 @@ def read_record(path: str | Path) -> Record:
         UserError: the file is absent, not JSON, not a record, of another schema version, incomplete,
             or its digest does not match its content.
     """
+    body, heads, values = read_fields(path)
+    return make_record(body, heads, values)
+
+
+def make_record(body: dict[str, Any], heads: Sequence[Metric], values: Sequence[float]) -> Record:
+    """A record from what :func:`read_fields` returns."""
+    metrics = [
+        Metric(head.name, value, head.unit, head.split, head.params)
+        for head, value in zip(heads, values, strict=True)
+    ]
+    return Record(**{**body, "metrics": metrics, "dataset": DatasetInfo(**body["dataset"])})
+
+
+def read_fields(path: str | Path) -> tuple[dict[str, Any], list[Metric], list[float]]:
+    """As :func:`read_record`, without making the objects.
+
+    Returns:
+        The fields but the metrics; per metric one with its name, unit, split and params, the same object
+        for equal ones; and their values.
+    """
     try:
         with open(path, encoding="utf-8") as handle:
             body = json.loads(handle.read())
@@ -166,7 +187,8 @@ def read_record(path: str | Path) -> Record:
     digest = body.pop("digest", None)
     try:
         problems = _problems(body)
-        metrics, texts = ([], []) if problems else _read_metrics(body["metrics"], problems)
+        listed = [] if problems else body.pop("metrics")
+        heads, values, texts = _read_metrics(listed, problems)
         found = "" if problems else _digest(body, texts)
     except (ValueError, TypeError, OverflowError) as error:  # NaN, lone surrogates, ...
         raise UserError(f"{path} is not a record: {error}") from None
@@ -174,43 +196,43 @@ def read_record(path: str | Path) -> Record:
         raise UserError(f"{path} is not a whole record: {'; '.join(problems)}")
     if digest != found:
         raise UserError(f"{path} was changed after it was written (its digest does not match)")
-    return Record(**{**body, "metrics": metrics, "dataset": DatasetInfo(**body["dataset"])})
+    return body, heads, values
 
 
-# All of a metric but its value, as it was read before: its canonical JSON up to the value, and its
-# fields. Thousands of records write the same few hundred: a large report takes half the time.
+# All of a metric but its value, as it was read before: its canonical JSON up to the value, and the
+# metric. Thousands of records write the same few hundred: a large report takes half the time.
 _HEADS: dict[tuple[str, str, str, str], tuple[str, Metric]] = {}
 _MOST_HEADS = 1 << 16
 
 
-def _read_metrics(listed: list[Any], problems: list[str]) -> tuple[list[Metric], list[str]]:
-    """The metrics of a record, and the canonical JSON of each; their problems join ``problems``.
-
-    Equal names, units, splits and params of all records read are one object each.
-    """
-    metrics, texts = [], []
+def _read_metrics(
+    listed: list[Any], problems: list[str]
+) -> tuple[list[Metric], list[float], list[str]]:
+    """Head, value and canonical JSON (without its brace) of each; their problems join ``problems``."""
+    heads, values, texts = [], [], []
     for written in listed:
         try:
             value = written["value"]
             # repr tells 1 from 1.0 and from True, which are equal: one key is one JSON text
-            head, like = _HEADS[
+            text, head = _HEADS[
                 written["name"], written["unit"], written["split"], repr(written["params"])
             ]
             known = type(value) is float and math.isfinite(value) and len(written) == 5
         except (KeyError, TypeError):
             known = False
         if known:
-            text = head + repr(value)
+            text += repr(value)
         elif wrong := _metric_problems(written):
             problems += wrong
             continue
         else:
-            head, like = _remember(written)
+            text, head = _remember(written)
             value = written["value"]
-            text = head + canonical_json(value)
-        metrics.append(Metric(like.name, value, like.unit, like.split, like.params))
+            text += canonical_json(value)
+        heads.append(head)
+        values.append(value)
         texts.append(text)
-    return metrics, texts
+    return heads, values, texts
 
 
 def _remember(written: dict[str, Any]) -> tuple[str, Metric]:
@@ -225,7 +247,7 @@ def _remember(written: dict[str, Any]) -> tuple[str, Metric]:
 
 
 def _digest(body: dict[str, Any], metrics: list[str]) -> str:
-    """:func:`siambench.files.digest_of` of ``body``, given its metrics' canonical JSON without their }."""
+    """:func:`siambench.files.digest_of` of ``body`` with ``metrics``, given as their canonical JSON."""
     before = canonical_json({k: v for k, v in body.items() if k < "metrics"})[:-1]
     after = canonical_json({k: v for k, v in body.items() if k > "metrics"})[1:]
     text = f'{before},"metrics":[{"},".join(metrics)}}}],{after}'

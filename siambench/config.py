@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -254,7 +255,17 @@ def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
             parser.set_defaults(verb.preset(str(name)))
         return _instance(verb, parser, parser.parse_args(arguments))
     except (ArgumentError, TypeError) as error:
-        raise UserError(f"{_one_line(error)} (see siambench {verb.name} --help)") from None
+        meant = _meant(verb, str(error))
+        raise UserError(f"{_one_line(error)}{meant} (see siambench {verb.name} --help)") from None
+
+
+def _meant(verb: Verb, error: str) -> str:
+    """Of an error about a flag that there is not: the one that is nearest, as a question."""
+    known = [f"--{f.name}" for f in fields(verb.config_class())]
+    unknown = error.partition("unrecognized arguments: ")[2].replace("=", " ").split()
+    flags = [word for word in unknown if word.startswith("--")]
+    near = get_close_matches(flags[0], known, n=1) if flags else []
+    return f"; is {near[0]} meant?" if near else ""
 
 
 def _instance(verb: Verb, parser: ArgumentParser, parsed: Namespace) -> Any:

@@ -79,7 +79,10 @@ def test_every_preset_is_a_valid_configuration_that_names_its_sources(verb):
             "run file 'nope' does not exist and is not a shipped one (ablate-stopgrad, demo",
         ),
         (["pretrain", "--data", "nowhere"], "nowhere/train does not exist"),
-        (["pretrain", "--data", "nowhere", "--epoch", "3"], "unrecognized arguments: --epoch"),
+        (
+            ["pretrain", "--data", "nowhere", "--epoch", "3"],
+            "unrecognized arguments: --epoch 3; is --epochs meant?",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, message, capsys):

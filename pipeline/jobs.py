@@ -9,6 +9,7 @@ from pipeline.runfile import RunFile, check_key, read_run_file, typed
 from pipeline.verbs import EVALUATIONS, VERBS
 from siambench.errors import UserError
 from siambench.files import existing
+from siambench.jobs import slug
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ def lay_out(config: RunConfig) -> Run:
     for number in range(len(file.benchmarks)):
         taken = {job.name for job in benchmarks}
         benchmarks += maker.benchmark_jobs(number, needs, taken)
+    files: dict[str, str] = {}
+    for job in [*backbones, *benchmarks]:
+        if (other := files.setdefault(slug(job.name), job.name)) != job.name:
+            raise UserError(
+                f"{file.source.path}: {job.name!r} and {other!r} are too alike; rename one"
+            )
     if file.executor.kind != "here":
         benchmarks = [one for job in benchmarks for one in _trials_apart(job)]
     return Run(file, root, [*backbones, *benchmarks], scenes)

@@ -1,6 +1,7 @@
 """Doing a run file: data, backbones, benchmarks, report. What is done already is not done again."""
 
 import json
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def _states(plan: Run) -> dict[str, JobState]:
             verb=job.verb,
             benchmark=job.benchmark,
             backbone=job.backbone,
-            retry=f"siambench {job.verb} --config {settings}",
+            retry=f"siambench {job.verb} --config {shlex.quote(str(settings))}",
         )
         if apart and not left[job.name].left:
             state = replace(state, state="done")
@@ -135,7 +136,7 @@ def _hand_over(plan: Run, states: dict[str, JobState]) -> int:
 def _ending(plan: Run, states: dict[str, JobState], report: Path, seconds: float) -> int:
     """Print what failed, why and how to try it again, then where the report is; the exit code."""
     every = [states[job.name] for job in plan.jobs]
-    failed = [state for state in every if state.state == "failed"]
+    failed = [state for state in every if state.state in ("failed", "interrupted", "lost")]
     untried = [state for state in every if state.state == "waiting"]
     counts = [f"{len(every) - len(failed) - len(untried)} done", f"{len(failed)} failed"]
     if untried:
@@ -143,7 +144,7 @@ def _ending(plan: Run, states: dict[str, JobState], report: Path, seconds: float
     if failed:
         print(f"{', '.join(counts)} in {span(seconds)}; the same command tries them again")
     for state in failed:
-        print(f"FAILED {state.name}: {state.reason}")
+        print(f"FAILED {state.name}: {state.reason or 'it was asked to stop'}")
         print(f"  alone: {state.retry}")
     for state in untried:
         print(f"not tried: {state.name} ({state.reason})")

@@ -1,8 +1,10 @@
 """``siambench status``: how a run stands, from any terminal and any machine that sees its folder."""
 
+import shutil
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def status(config: StatusConfig) -> int:
         UserError: the folder is no run's.
     """
     root = existing(config.dir, "run folder", folder=True)
-    states = read_states(root)
+    states = _states(root)
     if not states:
         raise UserError(f"{root} has no jobs; name the folder of a `siambench run`")
     watch = sys.stdout.isatty() if config.watch is None else config.watch
@@ -46,12 +48,29 @@ def status(config: StatusConfig) -> int:
     return EXIT_USER if any(s.state in ("failed", "lost") for s in read_states(root)) else EXIT_DONE
 
 
+def _states(root: Path) -> list[JobState]:
+    """All jobs; what says that it is queued and is not with Slurm any more has to be submitted again."""
+    states = read_states(root)
+    if not any(s.state == "queued" for s in states) or shutil.which("squeue") is None:
+        return states
+    from pipeline.slurm import queued_ids
+
+    known = queued_ids()
+    gone = "no longer with Slurm; `siambench run` submits it again"
+    return [
+        replace(s, state="waiting", reason=gone)
+        if s.state == "queued" and s.scheduler_id not in known
+        else s
+        for s in states
+    ]
+
+
 def _watch(root: Path) -> None:
     from rich.live import Live
 
     with Live(console=_console(), auto_refresh=False) as live:
         while True:
-            states = read_states(root)
+            states = _states(root)
             live.update(_picture(root, states), refresh=True)
             coming = any(s.state in ("queued", "running") for s in states)
             if not coming and holder(hold_path(root)) is None:

@@ -174,6 +174,25 @@ def test_what_fails_does_not_stop_the_rest_and_nothing_is_lost(root, tmp_path):
             "is no backbone file; say checkpoint in place of backbone",
         ),
         (lambda t: t + "  - [", "is not valid YAML"),
+        (
+            lambda t: t.replace("backbones:", "executor: {kind: slrum}\nbackbones:", 1),
+            "wrong.yaml:4: executor.kind:",
+        ),
+        (
+            lambda t: t.replace(
+                "backbones:", "executor: {verbs: {detect: {gpu: 8}}}\nbackbones:", 1
+            ),
+            "wrong.yaml:4: executor.verbs.detect.gpu: a verb of the executor knows no 'gpu'; is 'gpus' meant?",
+        ),
+        (lambda t: t.replace("verb: svm,", "verb: svm, out: x,", 1), ".out is the run's to say"),
+        (
+            lambda t: t.replace("  random:", "  simsiam: {checkpoint: a}\n  random:"),
+            "simsiam is said twice",
+        ),
+        (
+            lambda t: t.replace("verb: svm,", "verb: svm, backbones: [simsam],", 1),
+            "backbones knows no 'simsam'; is 'simsiam' meant?",
+        ),
     ],
 )
 def test_a_wrong_run_file_is_refused_before_anything_is_done(tmp_path, change, message):

@@ -222,6 +222,11 @@ def test_what_waits_for_a_failed_slurm_job_is_not_done(scenes, tmp_path, cluster
     assert ended[max(ended)] == "done"  # the report
     failed = next(s for s in read_states(tmp_path / "root") if s.name == "pretrain small")
     assert "the loss is nan at step 2" in failed.reason
+    command = [sys.executable, "-m", "pipeline", "status", str(tmp_path / "root")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 2
+    (line,) = [x for x in said.stdout.splitlines() if "knn small" in x]
+    assert "no longer with Slurm; `siambench run` submits it again" in line
     assert json.loads((folder / "ends.json").read_text()) == ended
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from pipeline.config import read_run_file
+from pipeline.runfile import read_run_file
 from pretrain import VERBS
 from pretrain.config import PretrainConfig, check_config
 from pretrain.methods import build_method

@@ -47,22 +47,32 @@ class Links:
     Attributes:
         folder: of the report: targets are relative to it.
         numbers: of the records linked so far, in order of first use.
+        known: what :meth:`distinct` has found.
         lists: of records linked together, where a table has no room for their links.
     """
 
     folder: Path
     numbers: dict[Path, int] = field(default_factory=dict)
-    lists: dict[tuple[Path, ...], tuple[int, Sequence[Entry]]] = field(default_factory=dict)
+    known: dict[tuple[int, ...], list[Entry]] = field(default_factory=dict)
+    lists: dict[tuple[int, ...], tuple[int, Sequence[Entry]]] = field(default_factory=dict)
 
     def to(self, text: str, entry: Entry) -> str:
         """``text`` as a link to the record of ``entry``."""
         return f"[{text}][r{self.numbers.setdefault(entry.path, len(self.numbers) + 1)}]"
 
+    def distinct(self, entries: tuple[Entry, ...]) -> list[Entry]:
+        """Each record once: low-shot means and searches have several numbers of one."""
+        key = tuple(map(id, entries))  # they live as long as the report is made
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = list({entry.path: entry for entry in entries}.values())
+        return found
+
     def to_all(self, entries: Sequence[Entry]) -> str:
         """Small figures, a link per trial; of many trials one link, to their list."""
         if len(entries) <= MOST_LINKS:
             return " ".join(self.to(str(n), entry) for n, entry in enumerate(entries, 1))
-        key = tuple(entry.path for entry in entries)
+        key = tuple(map(id, entries))
         number, _ = self.lists.setdefault(key, (len(self.lists) + 1, entries))
         return f"[{len(entries)} trials](#t{number})"
 
@@ -123,7 +133,7 @@ def _number(value: float, decimals: int | None) -> str:
 
 def _linked(text: str, behind: str, cell: Cell, links: Links, mark: str = "") -> str:
     """``text`` as a link to the one record, or small figures that lead to several."""
-    entries = list({entry.path: entry for entry in cell.entries}.values())
+    entries = links.distinct(cell.entries)
     if len(entries) == 1:
         return f"{mark}{links.to(text, entries[0])}{behind}{mark}"
     return f"{mark}{text}{behind}{mark} <sup>{links.to_all(entries)}</sup>"

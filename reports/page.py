@@ -153,7 +153,7 @@ class _Pictures:
 
 def _document(body: str, contents: Sequence[tuple[str, str]]) -> str:
     items = "".join(f'<li><a href="#{slug}">{escape(title)}</a></li>' for slug, title in contents)
-    nav = f"<nav><details open><summary>Contents</summary><ul>{items}</ul></details></nav>"
+    nav = f"<nav><details><summary>Contents</summary><ul>{items}</ul></details></nav>"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'

@@ -26,7 +26,9 @@ table { border-collapse: separate; border-spacing: 0; font-size: .875rem;
   font-variant-numeric: tabular-nums }
 th, td { padding: .32rem .65rem; text-align: left; white-space: nowrap; background: var(--page);
   border-bottom: 1px solid var(--edge) }
-th { background: var(--head); font-weight: 600; vertical-align: bottom }
+th { background: var(--head); font-weight: 600; vertical-align: bottom; white-space: normal }
+th:has(br) { min-width: 7.5rem }
+th:first-child { white-space: nowrap }
 tbody tr:last-child td { border-bottom: 0 }
 .r { text-align: right }
 th:first-child, td:first-child { position: sticky; left: 0; z-index: 1; max-width: 45vw;
@@ -42,6 +44,7 @@ nav { margin: 1rem 0; padding: .2rem .9rem; border: 1px solid var(--edge); borde
 nav summary { color: var(--ink); font-weight: 600; padding: .4rem 0 }
 nav ul { margin: .2rem 0 .6rem; padding: 0; list-style: none }
 nav li { padding: .22rem 0 }
-@media (min-width: 60rem) { nav ul { columns: 2; column-gap: 2rem } nav li { break-inside: avoid } }
+@media (min-width: 60rem) { nav ul { columns: 2; column-gap: 2rem } nav li { break-inside: avoid }
+  nav details::details-content { content-visibility: visible; block-size: auto } }
 @media print { nav { display: none } .t { overflow: visible } }
 """

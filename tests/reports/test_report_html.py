@@ -164,7 +164,7 @@ def test_what_a_record_says_is_shown_as_text(tmp_path: Path, text: str) -> None:
     }
     assert set().union(*(attrs for _, attrs in found.tags)) <= {
         *("lang", "charset", "http-equiv", "content", "name", "id", "class", "tabindex", "href"),
-        *("src", "alt", "width", "open"),
+        *("src", "alt", "width"),
     }
     assert all(src.startswith("data:image/png;base64,") for src in found.all("src"))
     assert all(re.match(r"#[\w-]+$|records/\d\.json$", href) for href in found.all("href"))

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from siambench.errors import UserError
-from siambench.files import canonical_json, digest_of, existing, write_text
+from siambench.files import digest_of, existing, write_text
 
 SCHEMA = "siambench-record"
 SCHEMA_VERSION = 1
@@ -172,8 +174,8 @@ def read_fields(path: str | Path) -> tuple[dict[str, Any], list[Metric], list[fl
         for equal ones; and their values.
     """
     try:
-        with open(path, encoding="utf-8") as handle:
-            body = json.loads(handle.read())
+        with open(path, "rb") as handle:
+            body = _parsed(handle.read())
     except (FileNotFoundError, IsADirectoryError):
         existing(path, "record")
         raise
@@ -187,71 +189,61 @@ def read_fields(path: str | Path) -> tuple[dict[str, Any], list[Metric], list[fl
     digest = body.pop("digest", None)
     try:
         problems = _problems(body)
-        listed = [] if problems else body.pop("metrics")
-        heads, values, texts = _read_metrics(listed, problems)
-        found = "" if problems else _digest(body, texts)
+        whole = problems or _has_digest(body, digest)
+        heads, values = _read_metrics([] if problems else body.pop("metrics"), problems)
     except (ValueError, TypeError, OverflowError) as error:  # NaN, lone surrogates, ...
         raise UserError(f"{path} is not a record: {error}") from None
     if problems:
         raise UserError(f"{path} is not a whole record: {'; '.join(problems)}")
-    if digest != found:
+    if not whole:
         raise UserError(f"{path} was changed after it was written (its digest does not match)")
     return body, heads, values
 
 
-# All of a metric but its value, as it was read before: its canonical JSON up to the value, and the
-# metric. Thousands of records write the same few hundred: a large report takes half the time.
-_HEADS: dict[tuple[str, str, str, str], tuple[str, Metric]] = {}
+def _parsed(text: bytes) -> Any:
+    """As ``json.loads``, whose messages and whole numbers of any size stand where orjson gives up."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text.decode())
+
+
+def _has_digest(body: dict[str, Any], digest: Any) -> bool:
+    """Whether :func:`siambench.files.digest_of` of ``body`` is ``digest``.
+
+    orjson writes canonical JSON too, but for floats with an exponent (1e-5 where Python has 1e-05): where
+    its digest is the one in the file that is proof enough, and quick.
+    """
+    try:
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        text = b""
+    return hashlib.sha256(text).hexdigest() == digest or digest_of(body) == digest
+
+
+# All of a metric but its value, as it was read before: thousands of records write the same few hundred,
+# and a large report has one object for each of those.
+_HEADS: dict[tuple[str, str, str, str], Metric] = {}
 _MOST_HEADS = 1 << 16
 
 
-def _read_metrics(
-    listed: list[Any], problems: list[str]
-) -> tuple[list[Metric], list[float], list[str]]:
-    """Head, value and canonical JSON (without its brace) of each; their problems join ``problems``."""
-    heads, values, texts = [], [], []
+def _read_metrics(listed: list[Any], problems: list[str]) -> tuple[list[Metric], list[float]]:
+    """Head and value of each; their problems join ``problems``."""
+    heads, values = [], []
     for written in listed:
-        try:
-            value = written["value"]
-            # repr tells 1 from 1.0 and from True, which are equal: one key is one JSON text
-            text, head = _HEADS[
-                written["name"], written["unit"], written["split"], repr(written["params"])
-            ]
-            known = type(value) is float and math.isfinite(value) and len(written) == 5
-        except (KeyError, TypeError):
-            known = False
-        if known:
-            text += repr(value)
-        elif wrong := _metric_problems(written):
+        if wrong := _metric_problems(written):
             problems += wrong
             continue
-        else:
-            text, head = _remember(written)
-            value = written["value"]
-            text += canonical_json(value)
+        # repr tells 1 from 1.0 and from True, which are equal
+        key = (written["name"], written["unit"], written["split"], repr(written["params"]))
+        head = _HEADS.get(key)
+        if head is None:
+            if len(_HEADS) >= _MOST_HEADS:
+                _HEADS.clear()
+            head = _HEADS[key] = Metric(**written)
         heads.append(head)
-        values.append(value)
-        texts.append(text)
-    return heads, values, texts
-
-
-def _remember(written: dict[str, Any]) -> tuple[str, Metric]:
-    """The head of a metric without problems; "value" is the last of its sorted names."""
-    made = (canonical_json({**written, "value": 0}).removesuffix("0}"), Metric(**written))
-    key = (written["name"], written["unit"], written["split"], repr(written["params"]))
-    if len(_HEADS) >= _MOST_HEADS:
-        _HEADS.clear()
-    if all(type(part) is str for part in key):
-        _HEADS[key] = made
-    return made
-
-
-def _digest(body: dict[str, Any], metrics: list[str]) -> str:
-    """:func:`siambench.files.digest_of` of ``body`` with ``metrics``, given as their canonical JSON."""
-    before = canonical_json({k: v for k, v in body.items() if k < "metrics"})[:-1]
-    after = canonical_json({k: v for k, v in body.items() if k > "metrics"})[1:]
-    text = f'{before},"metrics":[{"},".join(metrics)}}}],{after}'
-    return hashlib.sha256(text.encode()).hexdigest()
+        values.append(written["value"])
+    return heads, values
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -300,10 +292,14 @@ def _problems(body: dict[str, Any]) -> list[str]:
 
 def _metric_problems(metric: Any) -> list[str]:
     """Every way in which it is not a metric."""
-    if not isinstance(metric, dict) or set(metric) != _METRIC_FIELDS:
+    if not isinstance(metric, dict) or metric.keys() != _METRIC_FIELDS:
         return [f"metric {metric!r} must have {sorted(_METRIC_FIELDS)}"]
-    if not isinstance(metric["params"], dict) or not isinstance(metric["name"], str):
-        return [f"metric {metric!r}: name must be text and params an object"]
-    if not isinstance(metric["value"], (int, float)) or not math.isfinite(metric["value"]):
-        return [f"metric {metric['name']} is {metric['value']}"]
+    if not isinstance(metric["params"], dict):
+        return [f"metric {metric!r}: params must be an object"]
+    if not all(isinstance(metric[name], str) for name in ("name", "unit", "split")):
+        return [f"metric {metric!r}: name, unit and split must be text"]
+    value = metric["value"]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        return [f"metric {metric['name']} is {value}"]
     return []

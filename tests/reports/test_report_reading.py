@@ -64,6 +64,7 @@ CHANGES: dict[str, Change] = {
 # No records, whatever their digest says.
 NO_RECORD = {
     *("text for number", "name is a number", "one more field", "one field less"),
+    *("bool for number", "unit is a number"),
     *("params no object", "no metric", "a metric that is none", "protocol", "seed"),
 }
 

@@ -1,4 +1,4 @@
-"""report.tex: the tables of a report for a paper, made from its Markdown; booktabs is all they need."""
+"""report.tex: the tables of a report for a paper, made from its Markdown."""
 
 import re
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -12,11 +12,17 @@ from reports.letters import escape
 from reports.page import without_definitions
 from reports.pipes import cells_of
 
-MOST_COLUMNS = 6  # of numbers in one tabular; what is wider goes on below
+MOST_COLUMNS = 6  # of numbers in one tabular; further ones go on below
 
 _HEAD = r"""\documentclass{article}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
 \setlength{\tabcolsep}{4pt}
+\setlength{\belowcaptionskip}{6pt}
+\newsavebox{\tablebox}
+\newenvironment{fitted}  % no wider than the text
+  {\begin{lrbox}{\tablebox}}
+  {\end{lrbox}\ifdim\wd\tablebox>\linewidth
+    \resizebox{\linewidth}{!}{\usebox{\tablebox}}\else\usebox{\tablebox}\fi}
 \begin{document}
 """
 _FENCE = re.compile("~{3,}")
@@ -98,7 +104,7 @@ def _table(md: MarkdownIt, env: MutableMapping[str, Any], table: _Found) -> str:
         last = min(start + MOST_COLUMNS, len(header))
         shown = [*range(lead if start == lead else 1), *range(start, last)]
         sides = "".join("r" if rule[i].endswith(":") else "l" for i in shown)
-        lines += ["", f"\\begin{{tabular}}{{{sides}}}", "\\toprule"]
+        lines += ["", "\\begin{fitted}", f"\\begin{{tabular}}{{{sides}}}", "\\toprule"]
         lines += [_row([_stacked(_inline(md, env, header[i]), rule[i]) for i in shown])]
         lines += ["\\midrule"]
         published = False
@@ -108,7 +114,7 @@ def _table(md: MarkdownIt, env: MutableMapping[str, Any], table: _Found) -> str:
                 lines += ["\\midrule"] if row is not rows[0] else []
             texts = [_inline(md, env, row[i]) for i in shown]
             lines.append(_row([_italic(t) for t in texts] if published else texts))
-        lines += ["\\bottomrule", "\\end{tabular}", "\\par\\medskip"]
+        lines += ["\\bottomrule", "\\end{tabular}", "\\end{fitted}", "\\par\\medskip"]
     for note in table.notes:
         lines.append(f"\\par {_inline(md, env, note.strip())}")
     return "\n".join([*lines, "\\end{table}", ""])

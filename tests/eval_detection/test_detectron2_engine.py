@@ -1,7 +1,9 @@
 """Runs with the real detectron2, where it is installed: `pytest -m detectron2`."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +177,33 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     assert [line["iteration"] for line in curve] == [20, 40, 60]
     assert curve[0] == expected[0]
     assert [line["lr"] for line in curve] == pytest.approx([line["lr"] for line in expected])
+
+
+def test_asked_to_stop_it_finishes_the_step_and_saves(
+    voc_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from eval_detection.detectron2_engine.train import Run
+
+    config = replace(voc_run[0], out=str(tmp_path), **SHORT)
+    step, steps = Run.run_step, []
+
+    def asked(self):
+        steps.append(self.iter)
+        if self.iter == 1 and len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self)
+
+    monkeypatch.setattr(Run, "run_step", asked)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert "SIGTERM" in (said := capsys.readouterr().err)
+    assert "iteration 2 is saved" in said
+    state = torch.load(job_folder(tmp_path) / "checkpoint.pth", weights_only=True)
+    assert state["trainer"]["iteration"] == 1
+    assert not list((tmp_path / "records").glob("*"))
+    (record,) = run(config)
+    assert steps == [0, 1, 2, 3]
+    assert np.isfinite(record.metric("box_AP", rule="11-point"))
 
 
 def test_a_damaged_checkpoint_is_passed_over(

@@ -109,16 +109,26 @@ def test_a_local_job_that_fails_says_why_and_the_others_go_on(scenes, tmp_path):
     assert alone.returncode == 0  # the command is whole: with another rate it works
 
 
-def test_ctrl_c_lets_local_jobs_save(scenes, tmp_path):
-    command = run_file(tmp_path, scenes, "{kind: local, gpus: 0, at_once: 2}", epochs=2000)
+@pytest.mark.parametrize("executor", ["here", "{kind: local, gpus: 0, at_once: 2}"])
+def test_ctrl_c_lets_jobs_save_and_the_same_command_goes_on(scenes, tmp_path, executor):
+    command = run_file(tmp_path, scenes, executor, epochs=2000)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     steps = tmp_path / "root/pretrain/small/steps.jsonl"
     wait_for(lambda: steps.exists() and steps.read_text(), process)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 130
-    assert "the same command goes on from here" in process.stderr.read()
+    said = process.stderr.read()
+    assert "goes on from" in said
+    assert "Traceback" not in said
     assert states(tmp_path)["pretrain small"] == "interrupted"
     assert (tmp_path / "root/pretrain/small/interrupted").exists()
+    done = len(steps.read_text().splitlines())
+    again = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(steps.read_text().splitlines()) > done, again)
+    again.send_signal(signal.SIGINT)
+    assert again.wait(120) == 130
+    numbers = [json.loads(line)["step"] for line in steps.read_text().splitlines()]
+    assert numbers == sorted(set(numbers))  # it went on and did not start anew
 
 
 def wait_for(met, process: subprocess.Popen) -> None:

@@ -64,10 +64,12 @@ def evaluate(
     """
     config, searched = choose_rate(backbone, data, config, job)
     schedule = config.schedule()
+    steps = ", ".join(map(str, schedule.steps)) or "none"
+    if beyond := [step for step in schedule.steps if step >= schedule.max_iter]:
+        steps += f" (never reached: {', '.join(map(str, beyond))})"
     say(
         f"{job.title}: batch {config.batch_size}, learning rate {schedule.lr:g}, "
-        f"{schedule.max_iter} iterations, steps at {', '.join(map(str, schedule.steps)) or 'none'}, "
-        f"warm-up {schedule.warmup_iters}"
+        f"{schedule.max_iter} iterations, steps at {steps}, warm-up {schedule.warmup_iters}"
     )
     try:
         results = detect(backbone, data, config, job)

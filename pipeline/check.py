@@ -34,7 +34,7 @@ class CheckConfig:
             name: the evaluation whose defaults are meant.
         fields: other fields of the evaluation, e.g. '{sbd: /data/benchmark_RELEASE}' or
             '{dataset: folder}'.
-        skip_bad: leave out and count what is bad, as --skip-bad of the evaluation, instead of refusing.
+        skip_bad: leave out and count what is bad, as --skip_bad of the evaluation, instead of refusing.
     """
 
     data: str

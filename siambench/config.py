@@ -6,12 +6,14 @@ default, preset, ``--config`` file, flag.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -197,7 +199,7 @@ def parser_of(verb: Verb) -> ArgumentParser:
     """The parser of a verb: a flag per field, ``--config``, ``--print_config``, help from docstrings."""
     config = verb.config_class()
     assert is_dataclass(config)
-    description = f"{verb.help}."
+    description = f"{verb.help}. --quiet: no progress. --json: the result as JSON, no progress."
     if verb.presets:
         description += f" Presets: {', '.join(verb.preset_files())}."
     parser = ArgumentParser(
@@ -225,7 +227,7 @@ def make_config(verb: Verb, values: dict[str, Any], where: str = "") -> Any:
     try:
         return _instance(verb, parser, parser.parse_object(values))
     except (ArgumentError, TypeError) as error:
-        raise UserError(f"{where or verb.name}: {_one_line(error)}") from None
+        raise UserError(f"{where or verb.name}: {_told(verb, error)}") from None
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +258,8 @@ def parse_args(verb: Verb, arguments: Sequence[str]) -> Any:
         return _instance(verb, parser, parser.parse_args(arguments))
     except (ArgumentError, TypeError) as error:
         meant = _meant(verb, str(error))
-        raise UserError(f"{_one_line(error)}{meant} (see siambench {verb.name} --help)") from None
+        told = _told(verb, error)
+        raise UserError(f"{told}{meant} (see siambench {verb.name} --help)") from None
 
 
 def _meant(verb: Verb, error: str) -> str:
@@ -353,5 +356,24 @@ def _value_of(arguments: list[str], flag: str) -> str:
     return ""
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _told(verb: Verb, error: Exception) -> str:
+    """The parser's error in one line; of a value, what it should be."""
+    text = " ".join(str(error).split())
+    found = re.match(r'Parser key "(\w+)":.* (?:Got value|Given value): (.*)$', text)
+    if found is None:
+        return text
+    kind = get_type_hints(verb.config_class())[found[1]]
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    wanted = " or ".join(_words(kind) for kind in kinds if kind is not type(None))
+    return f"--{found[1]}: {found[2]!r} is not {wanted}"
+
+
+def _words(kind: Any) -> str:
+    """A field's type for people."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if _takes_list(kind):
+        of = [_words(part).removeprefix("a ") for part in get_args(kind) if part is not ...]
+        return f"a list of {' and '.join(dict.fromkeys(of))}s"
+    named = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return named.get(kind, str(kind))

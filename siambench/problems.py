@@ -40,6 +40,6 @@ class Problems:
         more = len(found) - _MOST_SHOWN
         tail = f"; and {more:,} more" if more > 0 else ""
         what = "it" if len(found) == 1 else "them"
-        advice = ", or leave what is bad out with --skip-bad" if all(self._texts.values()) else ""
+        advice = ", or leave what is bad out with --skip_bad" if all(self._texts.values()) else ""
         shown = "; ".join(found[:_MOST_SHOWN])
         raise UserError(f"{count} in {where}: {shown}{tail}; correct {what}{advice}", found)

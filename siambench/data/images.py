@@ -98,7 +98,7 @@ def decode(path: str | Path) -> Image.Image:
     except _UNDECODABLE as error:
         raise UserError(
             f"image {path} cannot be decoded ({error}); replace it, or leave such files out with "
-            "--skip-bad"
+            "--skip_bad"
         ) from None
 
 

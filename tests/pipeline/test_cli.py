@@ -80,6 +80,14 @@ def test_every_preset_is_a_valid_configuration_that_names_its_sources(verb):
         ),
         (["pretrain", "--data", "nowhere"], "nowhere/train does not exist"),
         (
+            ["detect", "--backbone", "x", "--data", "y", "--engine", "foo"],
+            "--engine: 'foo' is not one of detectron2, torchvision (see siambench detect --help)",
+        ),
+        (
+            ["linear", "--backbone", "x", "--data", "y", "--base_lr", "fast"],
+            "--base_lr: 'fast' is not a number or a list of numbers (see siambench linear --help)",
+        ),
+        (
             ["pretrain", "--data", "nowhere", "--epoch", "3"],
             "unrecognized arguments: --epoch 3; is --epochs meant?",
         ),

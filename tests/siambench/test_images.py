@@ -63,7 +63,7 @@ def test_bad_images_are_named_or_counted(folder):
     (folder / "train/a/0.jpg").write_bytes((folder / "train/a/0.jpg").read_bytes()[:200])
     (folder / "train/b/x.png").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"train/a/0\.jpg cannot be decoded .*--skip-bad.*1 more bad"
+        UserError, match=r"train/a/0\.jpg cannot be decoded .*--skip_bad.*1 more bad"
     ):
         read_image_folder(folder, "train")
     images = read_image_folder(folder, "train", skip_bad=True)

@@ -161,7 +161,7 @@ def test_a_table_alone(tmp_path):
 def test_bad_images_are_named_or_left_out_with_their_labels(tmp_path):
     tables(tmp_path, [*COLUMNS[0], "d.jpg,1,1"], COLUMNS[1])
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:100])
-    with pytest.raises(UserError, match=r"a\.jpg cannot be decoded .*--skip-bad"):
+    with pytest.raises(UserError, match=r"a\.jpg cannot be decoded .*--skip_bad"):
         open_classification(str(tmp_path))
     found = open_classification(str(tmp_path), skip_bad=True)
     assert names_of(found.train) == ["b.jpg", "c.jpg", "d.jpg"]

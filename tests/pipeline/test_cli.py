@@ -68,7 +68,7 @@ def test_every_preset_is_a_valid_configuration_that_names_its_sources(verb):
             "nowhere.safetensors does not exist",
         ),
         (["knn", "--backbone", "x"], "arguments are required: data"),
-        XX
+        (["knn", "--backbone", "x", "--data", "y", "--k", "many"], "--k: 'many' is not a list"),
         (["knn", "--backbone", "x", "--data", "y", "--kk", "3"], "unrecognized arguments"),
         (
             ["knn", "--backbone", "x", "--data", "y", "--preset", "nope"],

@@ -50,9 +50,8 @@ def read_preset(text: str) -> tuple[list[str], list[Setting]]:
         after = [s for s in found if s.line > number]
         inside = number in ends or any(s.last > number for s in before)
         of_next = after and after[0].column == start and not inside
-        (after[0] if of_next or not before else before[-1]).comments.append(
-            line[start:].strip("# ")
-        )
+        owner = after[0] if of_next else next(s for s in before if s.line == before[-1].line)
+        owner.comments.append(line[start:].strip("# "))
     mappings = {id(s.above) for s in found}
     return [line[1:].removeprefix(" ") for line in opening], [
         s for s in found if id(s) not in mappings

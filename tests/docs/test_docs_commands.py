@@ -132,7 +132,8 @@ def _filled(verb: Verb, words: list[str]) -> tuple[list[str], bool]:
 @pytest.mark.parametrize("block", [b for b in BLOCKS if not b.inline and b.language in SHELLS])
 def test_every_command_parses(block):
     for words in commands(block.text):
-        assert not problem(words), f"{block.where}: {shlex.join(words)}"
+        said = problem(words)
+        assert not said, f"{block.where}: {shlex.join(words)}: {said}"
 
 
 def test_every_command_in_a_line_is_one():

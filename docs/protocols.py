@@ -92,7 +92,7 @@ def section(page: str, verb: Verb, name: str, text: str) -> list[str]:
         lines += [*([f"    {line}" for line in block] if is_list else [linked(prose(block))]), ""]
     data = f"--data {DATA.get(name.partition('-')[0], 'VOC/')}"
     place = f"{data} --out runs/{name}" if page == "pretrain" else f"--backbone BACKBONE {data}"
-    lines += [f"    siambench {page} --preset {name} {place}", ""]
+    lines += ["```sh", f"siambench {page} --preset {name} {place}", "```", ""]
     rows = [[f"`{s.name}`", shown(s.value), linked(s.why)] for s in settings]
     lines += table(["setting", "value", "why"], rows)
     told, said = help_of(verb.config_class()), {s.name for s in settings}

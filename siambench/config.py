@@ -227,7 +227,9 @@ def make_config(verb: Verb, values: dict[str, Any], where: str = "") -> Any:
     try:
         return _instance(verb, parser, parser.parse_object(values))
     except (ArgumentError, TypeError) as error:
-        raise UserError(f"{where or verb.name}: {_told(verb, error)}") from None
+        told = _told(verb, error)
+        told = told.removeprefix("--") if where else told  # a file has keys, not flags
+        raise UserError(f"{where or verb.name}: {told}") from None
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

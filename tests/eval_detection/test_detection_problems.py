@@ -1,4 +1,4 @@
-"""All that is wrong with a data set is said once and at once, and what --skip-bad leaves out is as if never there."""
+"""All that is wrong with a data set is said once and at once, and what --skip_bad leaves out is as if never there."""
 
 import json
 import pickle
@@ -110,7 +110,7 @@ def test_every_problem_of_both_splits_and_all_stages_is_listed_once(root: Path) 
     expected += spoil_pictures(root, files)
     files.write()
     with pytest.raises(
-        UserError, match=f"^{len(expected)} problems in .*; and 6 more; .*--skip-b"
+        UserError, match=f"^{len(expected)} problems in .*; and 6 more; .*--skip_b"
     ) as e:
         open_coco(root)
     assert_lists(e.value, expected)
@@ -162,7 +162,7 @@ def test_what_makes_a_coco_file_senseless_is_refused_always(root: Path) -> None:
     train["images"][0]["file_name"] = "../val2017/x.jpg"
     other = train["images"][0]["id"]
     thing = files.things("train")[-1]
-    thing["bbox"] = [0, 0, 0, 0]  # this one --skip-bad leaves out
+    thing["bbox"] = [0, 0, 0, 0]  # this one --skip_bad leaves out
     files.write()
     expected = [
         f"{files.paths['train']}: image id {image['id']} is used twice",

@@ -156,7 +156,7 @@ def test_truncated_file_is_refused_or_skipped(voc: Path, what: str) -> None:
         else voc / "JPEGImages" / f"{_lines(voc, 'train')[0]}.jpg"
     )
     path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(UserError, match=rf"{path}: cannot be decoded.*--skip-bad"):
+    with pytest.raises(UserError, match=rf"{path}: cannot be decoded.*--skip_bad"):
         _open(voc.parent)
     data = _open(voc.parent, skip_bad=True)
     assert data.info.counts["skipped"] == 1

@@ -138,7 +138,7 @@ def test_what_fails_does_not_stop_the_rest_and_nothing_is_lost(root, tmp_path):
         (lambda t: t.replace("verb: knn", "verb: knm"), "benchmarks[2]: verb 'knm' is not one of"),
         (
             lambda t: t.replace("k: [1, 10]", "k: lots"),
-            'wrong.yaml:19: benchmarks[2].k: Parser key "k"',
+            "wrong.yaml:19: benchmarks[2].k: k: 'lots' is not a list of whole numbers",
         ),
         (
             lambda t: t.replace("epochs: 2", "epoch: 2"),

@@ -76,6 +76,8 @@ def test_every_file_that_is_named_is_there():
     wrong = [
         f"{block.where}: {block.text}"
         for block in blocks()
-        if named.fullmatch(block.text) and not any(ROOT.glob(block.text))
+        if named.fullmatch(block.text)
+        and not any(ROOT.glob(block.text))
+        and not block.where.startswith("docs/coming-from.md")  # other people's files
     ]
     assert not wrong

@@ -24,7 +24,10 @@ class AugmentConfig:
         jitter_p: probability of the colour jitter.
         gray: probability of losing colour.
         blur: probability of a Gaussian blur.
+        blur_second: the same for an image's second view; null for the first's.
         sigma: range of its standard deviation in pixels.
+        solarize: probability that brightness is inverted where it is at least half.
+        solarize_second: the same for an image's second view; null for the first's.
         recolour: probability that a view's brightness is stretched to [0, 1] and mapped onto a ramp
             from a darker to a lighter random colour. Takes what identifies an image by its colours
             and contrast.
@@ -45,7 +48,10 @@ class AugmentConfig:
     jitter_p: float = 0.8
     gray: float = 0.2
     blur: float = 0.5
+    blur_second: float | None = None
     sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.0
+    solarize_second: float | None = None
     recolour: float = 0.0
     recolour_power: float = 0.0
     tone: float = 0.0
@@ -60,7 +66,9 @@ class PretrainConfig:
         data: folder in ImageNet's layout (train/CLASS/IMAGE and val/CLASS/IMAGE).
         out: run folder: checkpoints, monitor.jsonl and steps.jsonl.
         preset: name of the preset this started from.
-        method: simsiam, or supervised (cross entropy on the class folders).
+        method: simsiam, its relatives simclr, mocov2, byol, swav, barlow_twins, vicreg, its variants
+            alternating and moving_average, or supervised (cross entropy on the class folders).
+        options: settings of that method alone, as --options.NAME VALUE; docs/relatives.md has them.
         arch: torchvision's name, with -wN for N planes in layer1 instead of 64.
         epochs: passes over the training images.
         batch_size: images per step (two views of each), over all processes.
@@ -68,8 +76,13 @@ class PretrainConfig:
             statistics of its own.
         base_lr: learning rate per 256 images; the rate is base_lr * batch_size / 256.
         warmup_epochs: epochs of linear warm-up, stepped per iteration.
-        momentum: of SGD.
+        warmup_start: rate at the start of the warm-up, as a share of the rate at its end.
+        cosine: whether the decay after the warm-up steps per epoch or per step.
+        final_lr: rate at the end of the decay, as a share of the rate at its top.
+        optimizer: sgd, or lars (each layer's update scaled by the norms of weights and gradient).
+        momentum: of either.
         weight_decay: on all parameters, batch norm and biases included.
+        exclude_1d: leave batch norms and biases out of weight decay and of lars's scaling.
         zero_init_residual: start each residual branch at zero.
         dim: size of the projector's output, d.
         hidden_dim: hidden size of the projector; 0 for the backbone's feature size.
@@ -103,15 +116,21 @@ class PretrainConfig:
     data: str
     out: str = "runs/pretrain"
     preset: str = ""
-    method: Literal["simsiam", "supervised"] = "simsiam"
+    method: str = "simsiam"
+    options: dict[str, Any] = field(default_factory=dict)
     arch: str = "resnet50"
     epochs: int = 100
     batch_size: int = 512
     accumulate: int = 1
     base_lr: float = 0.05
     warmup_epochs: int = 0
+    warmup_start: float = 0.0
+    cosine: Literal["epoch", "step"] = "epoch"
+    final_lr: float = 0.0
+    optimizer: Literal["sgd", "lars"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    exclude_1d: bool = False
     zero_init_residual: bool = True
     dim: int = 2048
     hidden_dim: int = 0
@@ -173,6 +192,8 @@ def check_config(config: PretrainConfig) -> None:
     _need("base_lr", c.base_lr, 0 < c.base_lr < math.inf, "above 0 and finite")
     fewer = f"0 or more, and fewer than the {c.epochs} epochs"
     _need("warmup_epochs", c.warmup_epochs, 0 <= c.warmup_epochs < c.epochs, fewer)
+    for name in ("warmup_start", "final_lr"):
+        _need(name, getattr(c, name), 0 <= getattr(c, name) <= 1, "between 0 and 1")
     _need("momentum", c.momentum, 0 <= c.momentum < 1, "0 or more, and below 1")
     _need("weight_decay", c.weight_decay, 0 <= c.weight_decay < math.inf, "0 or more, and finite")
     _need("dim", c.dim, c.dim >= 1, "at least 1")
@@ -201,7 +222,9 @@ _MISSING = {
 def _check_augment(augment: AugmentConfig, views: str) -> None:
     v = augment
     _need("augment.crop", v.crop, v.crop >= 8, "at least 8")
-    for name in ("flip", "jitter_p", "gray", "blur", "recolour"):
+    names = ["flip", "jitter_p", "gray", "blur", "solarize", "recolour"]
+    names += [n for n in ("blur_second", "solarize_second") if getattr(v, n) is not None]
+    for name in names:
         value = getattr(v, name)
         _need(f"augment.{name}", value, 0 <= value <= 1, "a probability, 0 to 1")
     for name in ("pad", "recolour_power", "tone", "noise"):

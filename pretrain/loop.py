@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.checkpoint import checkpoint_path
-from pretrain.config import PretrainConfig, check_config
+from pretrain.config import PretrainConfig
 from pretrain.folder import INTERRUPTED, held
+from pretrain.methods import check as check_method
 from pretrain.monitors import output_std
 from pretrain.order import check_divides
 from pretrain.run import Run, lay_out, open_data
@@ -55,7 +56,7 @@ def check(config: PretrainConfig, processes: int) -> None:
     Raises:
         UserError: names the first that is wrong.
     """
-    check_config(config)
+    check_method(config)
     check_divides(config.batch_size, config.accumulate, processes)
     check_tensorboard(config)
 
@@ -75,10 +76,13 @@ def train(run: Run) -> Path:
             epoch, step = divmod(run.step, run.steps)
             set_lr(optimizer, run.lr, epoch, step, run.steps, config)
             watch.add(*gradients(run, model))
+            run.method.before_update(run.step)
             optimizer.step()
             optimizer.zero_grad()
 
             run.step += 1
+            run.method.after_update(run.step, run.total)
+            run.method.done = run.step
             epoch_done = run.step % run.steps == 0
             if epoch_done or run.step % config.log_every == 0:
                 watch.step_line(run.step, rates(optimizer), shown)
@@ -104,11 +108,11 @@ def gradients(run: Run, model: nn.Module) -> tuple[Tensor, Tensor | None]:
     parts = run.config.accumulate
     losses, stds = [], []
     for part in range(parts):
-        views, labels = next(run.batches)
+        batch = next(run.batches)
         alone = run.world.size == 1 or part + 1 == parts
         with nullcontext() if alone else model.no_sync():
             with torch.autocast(run.world.device.type, torch.bfloat16, enabled=run.config.bf16):
-                loss, z = model(views, labels)
+                loss, z = model(*batch)
             (loss / parts).backward()
         losses.append(loss.detach())
         if z is not None:
@@ -127,20 +131,24 @@ def set_lr(
     """Cosine decay stepped per epoch (facebookresearch/simsiam, main_simsiam.py), after a warm-up.
 
     The warm-up is linear and per step (paper, section 4.3: ten epochs for batches of 1,024 and
-    more) and for every group: one with ``fix_lr`` rises with the others, then keeps ``lr``.
+    more) and for every group: one with ``fix_lr`` rises with the others, then keeps ``lr``. Other
+    methods step the decay per step, end it or begin the warm-up above 0, or scale a group's rate.
     """
-    warm = config.warmup_epochs
+    warm, first, last = config.warmup_epochs, config.warmup_start, config.final_lr
     if epoch < warm:
-        now = lr * (epoch * steps + step + 1) / (warm * steps)
+        now = first + (1 - first) * (epoch * steps + step + 1) / (warm * steps)
     else:
-        now = lr * 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (config.epochs - warm)))
+        past = epoch - warm + (step / steps if config.cosine == "step" else 0)
+        now = last + (1 - last) * 0.5 * (1 + math.cos(math.pi * past / (config.epochs - warm)))
     for group in optimizer.param_groups:
-        group["lr"] = lr if group["fix_lr"] and epoch >= warm else now
+        share = 1.0 if group["fix_lr"] and epoch >= warm else now
+        group["lr"] = lr * share * group.get("scale", 1.0)
 
 
 def rates(optimizer: torch.optim.Optimizer) -> list[float]:
-    """The learning rate of each parameter group."""
-    return [float(group["lr"]) for group in optimizer.param_groups]
+    """The backbone's learning rate; and that of a group whose rate does not decay, if there is one."""
+    groups = optimizer.param_groups
+    return [float(g["lr"]) for g in (groups[0], *[g for g in groups if g["fix_lr"]][:1])]
 
 
 def end_epoch(run: Run, epoch: int) -> None:

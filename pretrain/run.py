@@ -13,6 +13,7 @@ from pretrain.checkpoint import checkpoint_path, load_latest, recipe, save_check
 from pretrain.config import PretrainConfig
 from pretrain.methods import Method, build_method
 from pretrain.monitors import KnnMonitor
+from pretrain.optim import build_optimizer
 from pretrain.order import BatchOrder
 from pretrain.views import Views, finish
 from pretrain.watch import Watch
@@ -24,7 +25,8 @@ from siambench.progress import say
 from siambench.signals import leave_to_parent
 
 Data = tuple[ImageList, ImageList | None, dict[str, Any]]  # train, val for the monitor, recipe
-Batch = tuple[list[Tensor], Tensor]  # normalised views (N, 3, H, W) each, labels (N,)
+# Normalised views (N, 3, H, W) each, labels (N,), and the images' numbers (N,) if the method wants them
+Batch = tuple[list[Tensor], Tensor] | tuple[list[Tensor], Tensor, Tensor]
 
 
 @dataclass
@@ -112,23 +114,17 @@ def lay_out(config: PretrainConfig, world: World, data: Data) -> Run:
     lr = config.base_lr * config.batch_size / 256
     steps = len(train) // config.batch_size
     seed_everything(config.seed)
-    method = build_method(config, len(train.classes))
+    method = build_method(config, len(train.classes), len(train))
     method = method.to(world.device, memory_format=torch.channels_last)
     sync_batchnorm(method, world)
-    optimizer = torch.optim.SGD(
-        method.param_groups(),
-        lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(method, config, lr)
     say(_summary(config, world, len(train), steps, lr))
     state = world.from_first(lambda: load_latest(Path(config.out), wanted))
     step = 0
     if state is not None:
         method.load_state_dict(state["state_dict"])
         optimizer.load_state_dict(state["optimizer"])
-        step = state["epoch"] * steps + state["step"]
+        method.done = step = state["epoch"] * steps + state["step"]
         place = f"epoch {state['epoch']} of {config.epochs}"
         place += f", step {state['step']} of {steps}" if state["step"] else ""
         if step < config.epochs * steps:
@@ -170,7 +166,7 @@ def lay_out(config: PretrainConfig, world: World, data: Data) -> Run:
         step=step,
         watch=watch,
         knn=knn,
-        batches=_batches(watch.waiting(_on_device(loaded, world.device)), config),
+        batches=_batches(watch.waiting(_on_device(loaded, world.device)), config, method.per_image),
     )
 
 
@@ -204,10 +200,13 @@ def _summary(config: PretrainConfig, world: World, images: int, steps: int, lr: 
     )
 
 
-def _batches(loaded: Iterator[dict[str, Tensor]], config: PretrainConfig) -> Iterator[Batch]:
+def _batches(
+    loaded: Iterator[dict[str, Tensor]], config: PretrainConfig, per_image: bool
+) -> Iterator[Batch]:
     """Batches on the device, their views finished there."""
     for batch in loaded:
-        yield finish(batch, config.augment, config.views), batch["label"]
+        views = finish(batch, config.augment, config.views)
+        yield (views, batch["label"], batch["image"]) if per_image else (views, batch["label"])
 
 
 def _on_device(

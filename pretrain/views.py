@@ -60,7 +60,7 @@ class Views(Dataset[dict[str, Tensor]]):
         """The views of ``key``, (epoch, image).
 
         Returns:
-            ``pixels`` uint8 (views, H, W, 3) and ``label`` (a scalar); for kind ``device`` also
+            ``pixels`` uint8 (views, H, W, 3), ``label`` and ``image`` (scalars); for kind ``device`` also
             ``colour`` float32 (views, COLUMNS) and, with ``config.noise``, ``noise`` float32
             (views, H, W).
 
@@ -69,10 +69,10 @@ class Views(Dataset[dict[str, Tensor]]):
         """
         epoch, index = key
         path = self.images.root / self.images.paths[index]
-        label = torch.tensor(self.images.labels[index])
+        known = {"label": torch.tensor(self.images.labels[index]), "image": torch.tensor(index)}
         rng = generator(self.seed, epoch, index)
         if self._pil:
-            return {"pixels": self._pil(path, self.views, rng), "label": label}
+            return {"pixels": self._pil(path, self.views, rng), **known}
         side = self.config.crop
         pixels = np.empty((self.views, side, side, 3), np.uint8)
         draws = draw_views(rng, self.config, self.views)
@@ -86,7 +86,7 @@ class Views(Dataset[dict[str, Tensor]]):
                 cv2.flip(view, 1, dst=out)
             else:
                 out[:] = view
-        batch = {"pixels": torch.from_numpy(pixels), "label": label}
+        batch = {"pixels": torch.from_numpy(pixels), **known}
         if self.kind == "device":
             batch["colour"] = torch.from_numpy(np.stack([draw.colour for draw in draws]))
             if self.config.noise:

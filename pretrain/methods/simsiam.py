@@ -1,6 +1,5 @@
 """SimSiam (Chen & He 2021, arXiv 2011.10566), with the switches of the paper's section 4."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
+from pretrain.methods.heads import mlp
+from pretrain.methods.method import HEAD_FIELDS, Method, as_float
 from siambench.resnet import build_resnet, feature_dim
 
 
@@ -24,7 +25,7 @@ def cross_entropy(p: Tensor, z: Tensor) -> Tensor:
     return -(F.softmax(z, dim=1) * F.log_softmax(p, dim=1)).sum(dim=1).mean()
 
 
-class SimSiam(nn.Module):
+class SimSiam(Method):
     """Backbone, three-layer projector and two-layer predictor.
 
     Projector: fc-BN-ReLU, fc-BN-ReLU, fc-BN without affine; predictor: fc-BN-ReLU, fc (paper,
@@ -39,10 +40,10 @@ class SimSiam(nn.Module):
     """
 
     label = "SimSiam"
-    views = 2
+    uses = frozenset(HEAD_FIELDS)
 
-    def __init__(self, config: PretrainConfig, classes: int) -> None:
-        super().__init__()
+    def __init__(self, config: PretrainConfig, classes: int, images: int) -> None:
+        super().__init__(config, classes, images)
         features = feature_dim(config.arch)
         hidden, dim, bn = config.hidden_dim or features, config.dim, config.mlp_bn
         self.stop_gradient, self.symmetric = config.stop_gradient, config.symmetric
@@ -90,8 +91,7 @@ class SimSiam(nn.Module):
         """The paper's D of predictions p and targets z (N, d), with the stop-gradient or without."""
         if self.stop_gradient:
             z = z.detach()
-        wide = torch.promote_types(p.dtype, torch.float32)  # bfloat16 under autocast is too coarse
-        return self.similarity(p.to(wide), z.to(wide))
+        return self.similarity(as_float(p), as_float(z))
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups; ``fix_lr`` marks one whose learning rate does not decay (Table 1).
@@ -104,23 +104,3 @@ class SimSiam(nn.Module):
         if predictor:
             groups.append({"params": predictor, "fix_lr": self.fix_pred_lr})
         return groups
-
-
-def mlp(sizes: list[int], hidden_bn: bool, output_bn: nn.Module | None) -> nn.Sequential:
-    """fc layers from size to size with ReLU between them.
-
-    Args:
-        sizes: channels from the input to the output.
-        hidden_bn: batch norm before each ReLU.
-        output_bn: what follows the last fc, or None.
-    """
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes[:-1]):
-        layers.append(nn.Linear(before, after, bias=not hidden_bn))
-        if hidden_bn:
-            layers.append(nn.BatchNorm1d(after))
-        layers.append(nn.ReLU(inplace=True))
-    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=output_bn is None))
-    if output_bn is not None:
-        layers.append(output_bn)
-    return nn.Sequential(*layers)

@@ -31,7 +31,7 @@ def in_double(config):
         Path(config.out).mkdir(exist_ok=True)
         laid_out = lay_out(config, world, open_data(config))
         laid_out.method.double()
-        laid_out.batches = (([v.double() for v in vs], y) for vs, y in laid_out.batches)
+        laid_out.batches = (([v.double() for v in vs], *y) for vs, *y in laid_out.batches)
         laid_out.watch.open(0)
         train(laid_out)
 

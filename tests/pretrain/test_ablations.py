@@ -17,6 +17,14 @@ from siambench.config import make_config
 
 BASE = "in1k-simsiam-100e"
 CHANGES = {
+    "10-step": {"method": "alternating", "options": {"steps": 10}},
+    "100-step": {"method": "alternating", "options": {"steps": 100}},
+    "1-epoch": {"method": "alternating", "options": {"steps": 0}},
+    "moving-average": {
+        "method": "moving_average",
+        "options": {"momentum": 0.8},
+        "predictor": "none",
+    },
     "no-stopgrad": {"stop_gradient": False},
     "no-predictor": {"predictor": "none"},
     "fixed-predictor": {"predictor": "fixed"},
@@ -70,7 +78,7 @@ def test_the_shipped_run_differs_in_stop_gradient_and_nothing_else():
 @pytest.mark.parametrize("switches", HEADS.values(), ids=HEADS)
 def test_convert_finds_the_backbone_whatever_the_heads(switches, tmp_path):
     config = PretrainConfig(data="", arch="resnet10-w8", dim=16, pred_dim=4)
-    method = build_method(replace(config, **switches), 10)
+    method = build_method(replace(config, **switches), 10, 100)
     state = {"format": "siambench-pretrain", "epoch": 3, "method": method.label}
     torch.save({**state, "state_dict": method.state_dict()}, tmp_path / "checkpoint_0003.pth")
     found, meta, _ = read_checkpoint(str(tmp_path / "checkpoint_0003.pth"))
@@ -93,7 +101,7 @@ def _outcome(stop_gradient):
         stop_gradient=stop_gradient,
     )
     torch.manual_seed(0)
-    method = build_method(config, 10)
+    method = build_method(config, 10, 100)
     optimizer = torch.optim.SGD(method.param_groups(), 1.0, momentum=0.9, weight_decay=3e-3)
     digits = torch.tensor(load_digits().images / 8 - 1, dtype=torch.float32)
     digits = F.interpolate(digits[:, None].expand(-1, 3, -1, -1), scale_factor=2)

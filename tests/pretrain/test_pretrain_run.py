@@ -151,7 +151,9 @@ def test_numbers_at_the_edge_of_their_range_are_not_refused(config):
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(config, monkeypatch):
     """The step is exact though the loss is read every 20; the checkpoint before it stays."""
-    config = replace(config, method="supervised", checkpoint_every=2, knn_every=0)
+    config = replace(
+        config, method="supervised", dim=2048, pred_dim=512, checkpoint_every=2, knn_every=0
+    )
     forward, count = Supervised.forward, iter(range(1, 100))
 
     def diverging(self, views, labels):
@@ -169,7 +171,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(config, monkeypatch
 
 
 def test_weights_that_are_not_finite_are_not_saved(config, tmp_path):
-    config = replace(config, method="supervised", checkpoint_every=1, base_lr=1e38, knn_every=0)
+    config = replace(
+        config,
+        method="supervised",
+        dim=2048,
+        pred_dim=512,
+        checkpoint_every=1,
+        base_lr=1e38,
+        knn_every=0,
+    )
     with pytest.raises(UserError, match=r"is(n't| not| nan).* at step \d+ \(epoch 1\)"):
         run(config)
     for path in checkpoints(tmp_path / "run"):

@@ -118,7 +118,7 @@ def test_two_steps_equal_the_published_equations(switches):
     """Loss, output, every gradient, parameter, momentum and running statistic, step by step."""
     config = replace(CONFIG, **switches)
     torch.manual_seed(0)
-    method = build_method(config, 10).double()
+    method = build_method(config, 10, 100).double()
     # what starts at zero or one would hide a missing term
     for parameter in method.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -158,7 +158,7 @@ def test_two_steps_equal_the_published_equations(switches):
 
 def test_each_view_has_its_own_batch_statistics():
     torch.manual_seed(0)
-    method = build_method(CONFIG, 10)
+    method = build_method(CONFIG, 10, 100)
     a, b = torch.randn(2, 8, 3, 32, 32)
     method([a, b + 3], torch.zeros(8))
     running = method.backbone.bn1.running_mean.clone()
@@ -174,7 +174,7 @@ def test_each_view_has_its_own_batch_statistics():
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_no_gradient_through_the_target(symmetric):
     """Each loss reaches the pixels of the views that it predicts from, and no others."""
-    method = build_method(replace(CONFIG, symmetric=symmetric), 10)
+    method = build_method(replace(CONFIG, symmetric=symmetric), 10, 100)
     views = [torch.randn(4, 3, 32, 32, requires_grad=True) for _ in range(2)]
     method(views, torch.zeros(4))[0].backward()
     assert views[0].grad.abs().max() > 0
@@ -182,7 +182,7 @@ def test_no_gradient_through_the_target(symmetric):
 
 
 def test_a_view_that_needs_no_gradient_still_counts_in_the_running_statistics():
-    method = build_method(replace(CONFIG, symmetric=False), 10)
+    method = build_method(replace(CONFIG, symmetric=False), 10, 100)
     method(list(torch.randn(2, 4, 3, 32, 32)), torch.zeros(4))
     assert method.projector[1].num_batches_tracked == 2
     assert method.predictor[1].num_batches_tracked == 1
@@ -190,7 +190,7 @@ def test_a_view_that_needs_no_gradient_still_counts_in_the_running_statistics():
 
 def _head_shapes(**switches):
     with torch.device("meta"):
-        method = SimSiam(PretrainConfig(data="", **switches), 1000)
+        method = SimSiam(PretrainConfig(data="", **switches), 1000, 100)
     return {k: tuple(v.shape) for k, v in method.named_parameters() if not k.startswith("backbone")}
 
 
@@ -225,7 +225,7 @@ def test_shapes_are_the_papers():
 )
 def test_batch_norm_stands_where_table_3_has_it(mlp_bn, projector, predictor):
     """A fc has a bias exactly where no batch norm follows it."""
-    method = build_method(replace(CONFIG, mlp_bn=mlp_bn), 10)
+    method = build_method(replace(CONFIG, mlp_bn=mlp_bn), 10, 100)
 
     def kinds(head):
         for module in head:
@@ -250,7 +250,7 @@ def test_batch_norm_stands_where_table_3_has_it(mlp_bn, projector, predictor):
     ],
 )
 def test_only_a_trained_predictor_has_a_learning_rate_of_its_own(switches, groups):
-    method = build_method(replace(CONFIG, **switches), 10)
+    method = build_method(replace(CONFIG, **switches), 10, 100)
     assert [group["fix_lr"] for group in method.param_groups()] == groups
     given = [id(p) for group in method.param_groups() for p in group["params"]]
     assert sorted(given) == sorted(id(p) for p in method.parameters() if p.requires_grad)
@@ -264,7 +264,7 @@ def test_std_monitor():
 
 def test_learning_rates_follow_the_official_schedule():
     config = replace(CONFIG, epochs=10, fix_pred_lr=True)
-    optimizer = torch.optim.SGD(build_method(config, 10).param_groups(), 0.1)
+    optimizer = torch.optim.SGD(build_method(config, 10, 100).param_groups(), 0.1)
     rates = []
     for epoch in range(10):
         for step in (0, 4):
@@ -277,7 +277,7 @@ def test_learning_rates_follow_the_official_schedule():
 
 def test_warm_up_is_linear_then_cosine_and_for_a_fixed_rate_too():
     config = replace(CONFIG, epochs=6, warmup_epochs=2, fix_pred_lr=True)
-    optimizer = torch.optim.SGD(build_method(config, 10).param_groups(), 1.0)
+    optimizer = torch.optim.SGD(build_method(config, 10, 100).param_groups(), 1.0)
     rates, fixed = [], []
     for epoch in range(6):
         for step in range(2):
@@ -293,7 +293,7 @@ def test_warm_up_is_linear_then_cosine_and_for_a_fixed_rate_too():
 def test_supervised_loss_is_cross_entropy():
     torch.manual_seed(0)
     config = PretrainConfig(data="", method="supervised", arch="resnet10-w16")
-    method = build_method(config, 7).eval()
+    method = build_method(config, 7, 100).eval()
     x, y = torch.randn(5, 3, 32, 32), torch.tensor([0, 1, 2, 3, 6])
     with torch.no_grad():
         loss, z = method([x], y)

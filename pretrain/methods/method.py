@@ -1,0 +1,111 @@
+"""What a method is: its modules, a loss of views, what moves beside the optimiser, and its settings."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from pretrain.config import PretrainConfig
+from siambench.errors import UserError
+
+# Settings of PretrainConfig that are of heads and losses, so that not every method has a use for them.
+HEAD_FIELDS = (
+    *("dim", "hidden_dim", "pred_dim", "fix_pred_lr", "predictor", "mlp_bn", "stop_gradient"),
+    *("symmetric", "similarity"),
+)
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a method that has none."""
+
+
+class Method(nn.Module):
+    """Base of the methods; a file in this folder holds one of them, and is called as ``--method`` is.
+
+    Args:
+        config: the settings of the run.
+        classes: of the training images' folders.
+        images: training images.
+
+    Attributes:
+        label: as tables print it.
+        views: of each image.
+        per_image: whether :meth:`forward` takes the images' numbers, too.
+        uses: which of ``HEAD_FIELDS`` it reads; others must be left alone.
+        Options: dataclass of the settings that it alone has, its docstring their documentation; their
+            values are ``self.options``.
+        backbone: the part that a checkpoint is converted to.
+        done: steps that the optimiser has made.
+    """
+
+    label: ClassVar[str]
+    views: ClassVar[int] = 2
+    per_image: ClassVar[bool] = False
+    uses: ClassVar[frozenset[str]] = frozenset()
+    Options: ClassVar[type[Any]] = NoOptions
+    backbone: nn.Module
+
+    def __init__(self, config: PretrainConfig, classes: int, images: int) -> None:
+        super().__init__()
+        self.options = read_options(type(self), config)
+        self.done = 0
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups, the first the backbone's: ``params``; ``fix_lr``: the rate does not decay.
+
+        ``scale``, where there is one, multiplies the rate.
+        """
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "fix_lr": False}]
+
+    def before_update(self, step: int) -> None:
+        """Between the backward pass of a step (from 0) and the optimiser's."""
+
+    def after_update(self, done: int, total: int) -> None:
+        """When the optimiser has made step number ``done`` (from 1) of ``total``."""
+
+
+def read_options(method: type[Method], config: PretrainConfig) -> Any:
+    """The method's own settings from ``config.options``, typed as their defaults are.
+
+    Raises:
+        UserError: one is unknown, or of another type.
+    """
+    known = {f.name: f.default for f in fields(method.Options)}
+    given: Mapping[str, Any] = config.options
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"is {near[0]} meant? " if near else ""
+            has = ", ".join(known) or "none"
+            raise UserError(
+                f"--options.{name}: {config.method} has no such option; {meant}It has: {has}"
+            )
+        kind = type(known[name])
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if type(value) is not kind and not (kind is float and whole):
+            raise UserError(f"--options.{name} is {value!r}; it must be of type {kind.__name__}")
+    return method.Options(**{name: type(known[name])(value) for name, value in given.items()})
+
+
+def check_uses(method: type[Method], config: PretrainConfig) -> None:
+    """Refuse head settings that the method would not read.
+
+    Raises:
+        UserError: names the first that differs from its default.
+    """
+    defaults = {f.name: f.default for f in fields(PretrainConfig)}
+    for name in HEAD_FIELDS:
+        if name not in method.uses and getattr(config, name) != defaults[name]:
+            uses = ", ".join(f"--{n}" for n in HEAD_FIELDS if n in method.uses) or "none of these"
+            raise UserError(
+                f"--{name} is of no use to --method {config.method}, which reads {uses}; leave it out, "
+                "or take a preset of that method"
+            )
+
+
+def as_float(x: Tensor) -> Tensor:
+    """``x`` in float32 at least: bfloat16 under autocast is too coarse for a loss."""
+    return x if x.dtype.itemsize > 2 else x.float()

@@ -9,13 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.config import AugmentConfig
-from pretrain.draws import DARK, FACTORS, GAMMA, GRAY, LIGHT, NOISE, ORDER, RECOLOUR, SIGMA
+from pretrain.draws import (
+    DARK,
+    FACTORS,
+    GAMMA,
+    GRAY,
+    LIGHT,
+    NOISE,
+    ORDER,
+    RECOLOUR,
+    SIGMA,
+    SOLARIZE,
+)
 
 
 def colour_views(
     x: Tensor, colour: Tensor, config: AugmentConfig, noise: Tensor | None = None
 ) -> Tensor:
-    """Jitter, grey, recolouring and blur.
+    """Jitter, grey, recolouring, blur and solarisation.
 
     Args:
         x: RGB (N, 3, H, W) in [0, 1].
@@ -34,8 +45,11 @@ def colour_views(
         x = torch.where(_per_image(colour[:, GRAY]) > 0, luma(x), x)
     if config.recolour:
         x = torch.where(_per_image(colour[:, RECOLOUR]) > 0, _recolour(x, colour, noise), x)
-    if config.blur:
+    if config.blur or config.blur_second:
         x = gaussian_blur(x, colour[:, SIGMA], config.sigma[1])
+    if config.solarize or config.solarize_second:
+        bright = (x >= 128 / 255) & (_per_image(colour[:, SOLARIZE]) > 0)
+        x = torch.where(bright, 1 - x, x)
     return x
 
 

@@ -20,7 +20,8 @@ GRAY = 8  # 1: lose colour
 SIGMA = 9  # of the blur in pixels; 0 for none
 RECOLOUR, GAMMA, NOISE = 10, 11, 12  # 1: recolour; exponent; standard deviation of the noise
 DARK, LIGHT = slice(13, 16), slice(16, 19)  # the ramp's two ends
-COLUMNS = 19
+SOLARIZE = 19  # 1: invert what is bright
+COLUMNS = 20
 
 TRIES = 10  # crop boxes tried, as torchvision's RandomResizedCrop
 _SCALARS = 18  # other numbers of a view
@@ -54,10 +55,21 @@ def generator(seed: int, epoch: int, image: int) -> np.random.Generator:
 def draw_views(rng: np.random.Generator, config: AugmentConfig, views: int) -> list[Draw]:
     """The numbers of all views of an image; what is switched off takes its share of numbers too."""
     rows = rng.random((views, 4 * TRIES + _SCALARS + 6 * _PAIRS))
-    return [_draw(row, config) for row in rows]
+    draws = [_draw(row, config, view) for view, row in enumerate(rows)]
+    solarize = [of_view(config, "solarize", view) for view in range(views)]
+    if any(solarize):  # drawn last, so that without it all is as it always was
+        for draw, p, u in zip(draws, solarize, rng.random(views), strict=True):
+            draw.colour[SOLARIZE] = u < p
+    return draws
 
 
-def _draw(row: np.ndarray, c: AugmentConfig) -> Draw:
+def of_view(config: AugmentConfig, name: str, view: int) -> float:
+    """A probability that an image's second view may have for itself."""
+    second = getattr(config, f"{name}_second")
+    return float(getattr(config, name) if view != 1 or second is None else second)
+
+
+def _draw(row: np.ndarray, c: AugmentConfig, view: int) -> Draw:
     boxes = row[: 4 * TRIES].reshape(TRIES, 4)
     u = row[4 * TRIES : 4 * TRIES + _SCALARS].tolist()
     colour = np.zeros(COLUMNS, np.float32)
@@ -72,7 +84,7 @@ def _draw(row: np.ndarray, c: AugmentConfig) -> Draw:
         ]
         colour[ORDER] = sorted(range(4), key=u[7:11].__getitem__)
     colour[GRAY] = u[11] < c.gray
-    if u[12] < c.blur:
+    if u[12] < of_view(c, "blur", view):
         colour[SIGMA] = c.sigma[0] + (c.sigma[1] - c.sigma[0]) * u[13]
     if u[14] < c.recolour:
         colour[RECOLOUR] = 1

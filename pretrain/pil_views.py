@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from pretrain.config import AugmentConfig
+from pretrain.draws import of_view
 from siambench.data.images import decode
 
 
@@ -31,15 +32,18 @@ class PilViews:
     """uint8 views (views, H, W, 3) of an image file, by the official transforms."""
 
     def __init__(self, config: AugmentConfig) -> None:
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(config.crop, scale=config.scale, ratio=config.ratio),
-                transforms.RandomApply([transforms.ColorJitter(*config.jitter)], config.jitter_p),
-                transforms.RandomGrayscale(config.gray),
-                transforms.RandomApply([RadiusBlur(config.sigma)], config.blur),
-                transforms.RandomHorizontalFlip(config.flip),
-            ]
-        )
+        self.transforms = [self._of(config, view) for view in (0, 1)]
+
+    def _of(self, config: AugmentConfig, view: int) -> transforms.Compose:
+        steps = [
+            transforms.RandomResizedCrop(config.crop, scale=config.scale, ratio=config.ratio),
+            transforms.RandomApply([transforms.ColorJitter(*config.jitter)], config.jitter_p),
+            transforms.RandomGrayscale(config.gray),
+            transforms.RandomApply([RadiusBlur(config.sigma)], of_view(config, "blur", view)),
+        ]
+        if solarize := of_view(config, "solarize", view):
+            steps.append(transforms.RandomSolarize(128, solarize))
+        return transforms.Compose([*steps, transforms.RandomHorizontalFlip(config.flip)])
 
     def __call__(self, path: Path, views: int, rng: np.random.Generator) -> Tensor:
         """The transforms' own generators are seeded from ``rng``, and put back afterwards."""
@@ -50,7 +54,7 @@ class PilViews:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 random.seed(seed)
-                made = [np.asarray(self.transform(picture)) for _ in range(views)]
+                made = [np.asarray(self.transforms[view == 1](picture)) for view in range(views)]
         finally:
             random.setstate(before)
         return torch.from_numpy(np.stack(made))

@@ -7,13 +7,13 @@ rounds. Only what was drawn is done.
 import cv2
 import numpy as np
 
-from pretrain.draws import FACTORS, GRAY, ORDER, SIGMA
+from pretrain.draws import FACTORS, GRAY, ORDER, SIGMA, SOLARIZE
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL and torchvision
 
 
 def colour_pixels(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Jitter, grey and blur of RGB (H, W, 3) by a :class:`pretrain.draws.Draw`'s numbers."""
+    """Jitter, grey, blur and solarisation of RGB (H, W, 3) by a :class:`pretrain.draws.Draw`'s numbers."""
     factors = colour[FACTORS].tolist()
     for step in colour[ORDER].tolist():
         if factors[int(step)] != (0 if step == 3 else 1):
@@ -22,6 +22,8 @@ def colour_pixels(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
         pixels = _grey(pixels)
     if colour[SIGMA]:
         pixels = blur(pixels, float(colour[SIGMA]))
+    if colour[SOLARIZE]:
+        pixels = np.where(pixels < 128, pixels, 255 - pixels)
     return pixels
 
 

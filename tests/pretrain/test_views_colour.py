@@ -1,5 +1,7 @@
 """Colour and blur of views: each operation against Pillow's, torchvision's or the formula."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,19 @@ from pretrain.colour import (
     shift_hue,
 )
 from pretrain.config import AugmentConfig
-from pretrain.draws import COLUMNS, FACTORS, GAMMA, GRAY, ORDER, RECOLOUR, draw_views, generator
+from pretrain.draws import (
+    COLUMNS,
+    FACTORS,
+    GAMMA,
+    GRAY,
+    ORDER,
+    RECOLOUR,
+    SIGMA,
+    SOLARIZE,
+    draw_views,
+    generator,
+)
+from pretrain.pil_views import PilViews
 
 STEPS = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
 
@@ -185,3 +199,39 @@ def test_recolouring_with_tone_and_noise_is_the_formula():
         dark, light = draws[i, 13:16], draws[i, 16:19]
         expected = np.clip(dark[:, None, None] + (light - dark)[:, None, None] * ink, 0, 1)
         np.testing.assert_allclose(ours[i], expected, atol=1e-4)
+
+
+def test_the_second_view_has_its_own_blur_and_solarisation(tmp_path):
+    """BYOL's and Barlow Twins' pair of views; solarisation is torchvision's, in all three pipelines."""
+    plain = {"jitter_p": 0, "gray": 0, "flip": 0, "scale": (1, 1), "ratio": (1, 1), "crop": 16}
+    config = AugmentConfig(**plain, blur=1, blur_second=0, solarize=0, solarize_second=1)
+    first, second = draw_views(generator(0, 0, 0), config, 2)
+    assert first.colour[SIGMA] > 0
+    assert second.colour[SIGMA] == 0
+    assert [d.colour[SOLARIZE] for d in (first, second)] == [0, 1]
+    without = draw_views(generator(0, 0, 0), replace(config, solarize_second=None), 2)
+    for mine, other in zip(
+        (first, second), without, strict=True
+    ):  # nothing else is drawn otherwise
+        np.testing.assert_array_equal(mine.colour[:SOLARIZE], other.colour[:SOLARIZE])
+        np.testing.assert_array_equal(mine.boxes, other.boxes)
+
+    levels = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    expected = TF.solarize(torch.from_numpy(levels).permute(2, 0, 1), 128)
+    expected = expected.permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(pixels.colour_pixels(levels, second.colour), expected)
+    x = torch.from_numpy(levels).permute(2, 0, 1)[None].float() / 255
+    found = colour_views(x, torch.from_numpy(second.colour)[None], config)
+    np.testing.assert_allclose(255 * found[0].permute(1, 2, 0).numpy(), expected, atol=1e-3)
+    Image.fromarray(levels).save(tmp_path / "x.png")
+    made = PilViews(config)(tmp_path / "x.png", 2, generator(0, 0, 0))
+    np.testing.assert_array_equal(made[1].numpy(), expected)
+    assert not np.array_equal(made[0].numpy(), levels)
+    share = [
+        [
+            d.colour[SOLARIZE]
+            for d in draw_views(generator(0, 0, i), replace(config, solarize=0.3), 2)
+        ]
+        for i in range(2000)
+    ]
+    np.testing.assert_allclose(np.mean(share, 0), [0.3, 1], atol=0.04)

@@ -1,5 +1,6 @@
 """The run file: which backbones to compare on which benchmarks, and who does the work."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
@@ -142,7 +143,7 @@ def typed(verb: Verb, values: dict[str, Any], source: Located, *place: str | int
         written = written[part]
     known = [f.name for f in fields(verb.config_class())]
     try:
-        return make_config(verb, values, source.where(*place))
+        made = make_config(verb, values, source.where(*place))
     except UserError as whole:
         for key in written:
             if key in values:
@@ -158,6 +159,14 @@ def typed(verb: Verb, values: dict[str, Any], source: Located, *place: str | int
             alone = {f.name: "-" for f in fields(verb.config_class()) if _required(f)}
             make_config(verb, {**alone, key: values[key]}, where)
         raise whole
+    try:
+        verb.refuse(made)
+    except UserError as error:
+        flag = re.match(r"--([\w.]+)", str(error))
+        keys = flag[1].split(".") if flag and flag[1].split(".")[0] in written else []
+        told = str(error).removeprefix("--")
+        raise UserError(f"{source.where(*place, *keys)}: {told}") from None
+    return made
 
 
 def demands(executor: ExecutorConfig, verb: str) -> dict[str, float]:

@@ -5,9 +5,10 @@ from siambench.config import Verb
 VERBS = {
     "pretrain": Verb(
         name="pretrain",
-        help="Pre-train a ResNet on a folder of images (SimSiam, or with labels)",
+        help="Pre-train a ResNet on a folder of images (SimSiam, its relatives, or with labels)",
         config="pretrain.config:PretrainConfig",
         run="pretrain.loop:run",
         presets="pretrain:presets",
+        check="pretrain.methods:check",
     )
 }

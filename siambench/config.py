@@ -132,6 +132,8 @@ class Verb:
         positional: fields given by place rather than by flag.
         benchmark: of an evaluation, ``"module:attribute"`` of its
             :class:`siambench.evaluation.Benchmark`; else ``""``.
+        check: ``"module:function"`` that refuses a configuration that cannot be meant before any work,
+            or ``""``: run files are checked with it whole.
     """
 
     name: str
@@ -141,10 +143,20 @@ class Verb:
     presets: str = ""
     positional: tuple[str, ...] = ()
     benchmark: str = ""
+    check: str = ""
 
     def config_class(self) -> type[Any]:
         """Import and return the configuration dataclass."""
         return _load(self.config)  # type: ignore[no-any-return]
+
+    def refuse(self, config: Any) -> None:
+        """Import and call ``check``, if there is one.
+
+        Raises:
+            UserError: the configuration cannot be meant.
+        """
+        if self.check:
+            _load(self.check)(config)
 
     def __call__(self, config: Any) -> Any:
         """Import the stage and run it."""

@@ -145,6 +145,14 @@ def test_what_fails_does_not_stop_the_rest_and_nothing_is_lost(root, tmp_path):
             "wrong.yaml:7: backbones.simsiam.pretrain.epoch: pretrain knows no 'epoch'; is 'epochs' meant?",
         ),
         (
+            lambda t: t.replace("epochs: 2", "epochs: 0"),
+            "wrong.yaml:7: backbones.simsiam.pretrain.epochs: epochs is 0; it must be at least 1",
+        ),
+        (
+            lambda t: t.replace("epochs: 2", "options: {speed: 2}"),
+            "wrong.yaml:7: backbones.simsiam.pretrain.options.speed: options.speed: simsiam has no such option",
+        ),
+        (
             lambda t: t.replace("name: tiny", "title: tiny"),
             "wrong.yaml:2: title: a run file knows no 'title'",
         ),

@@ -190,11 +190,11 @@ def test_bad_data_are_said_before_pre_training(scenes, tmp_path, capsys):
     picture = sorted((data / "VOCdevkit/VOC2007/JPEGImages").iterdir())[0]
     picture.write_bytes(b"no picture")
     file = tmp_path / "r.yaml"
-    # the pre-training itself is refused too, after the check: its rate is not a number
+    # the pre-training itself is refused too, after the check: there are fewer images
     file.write_text(
         RUN.replace(
             '{checkpoint: "random:resnet10-w8"}',
-            "{pretrain: {preset: digits-simsiam, arch: resnet10-w8, base_lr: .nan}}",
+            "{pretrain: {preset: digits-simsiam, arch: resnet10-w8, batch_size: 100000}}",
         )
     )
     assert main(["run", str(file), "--root", str(tmp_path / "root"), "--data", str(data)]) == 2

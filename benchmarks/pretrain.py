@@ -1,13 +1,14 @@
 """Pre-training: images a second of our loop against the official script's, on one machine in one run.
 
 Usage: python benchmarks/pretrain.py [--arch resnet18] [--crop 64] [--batch 64] [--steps 10]
-       [--rounds 3] [--device auto] [--workers -1] [--processes 0] [--compile]
+       [--rounds 3] [--device auto] [--workers -1] [--processes 0] [--compile] [--methods]
 
 The files are the 500 x 375 JPEGs of benchmarks/views.py. Each row is a process of its own, the rows
 take turns; printed are the median over rounds with lowest and highest, the ratio to the official loop
 of the same kind, the share of the time outside the method's forward and backward passes and in waiting
 for data, and the peak memory (of the GPU, else resident). ``--processes N`` adds N processes with and
-without synchronised batch norm. An image is two views.
+without synchronised batch norm. An image is two views. ``--methods`` measures every method instead, with the
+heads, optimiser and options of its ImageNet preset, in bf16 on views in memory, against SimSiam.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,11 @@ from torch.utils.data import DataLoader, Dataset
 
 import pretrain.run
 from benchmarks.views import IMAGES, official, write_images
+from pretrain import VERBS
 from pretrain.config import AugmentConfig, PretrainConfig
 from pretrain.loop import train
 from pretrain.methods import build_method
+from siambench.config import make_config
 from siambench.device import peak_memory_bytes, pick_device, reset_peak_memory, share_cores
 from siambench.distributed import join
 from siambench.progress import set_quiet
@@ -48,6 +52,21 @@ ROWS = {
     "official loop, from JPEGs": {"peer": True},
     "ours, bf16, --views device": {"bf16": True},
     "ours, bf16, --views cpu": {"bf16": True, "views": "cpu"},
+}
+METHODS = {
+    name: {"memory": True, "preset": f"in1k-{preset}"}
+    for name, preset in {
+        "SimSiam": "simsiam-100e",
+        "SimCLR": "simclr-100e",
+        "MoCo v2, symmetric": "mocov2-100e-symmetric",
+        "MoCo v2": "mocov2-200e",
+        "BYOL": "byol-100e",
+        "SwAV": "swav-400e",
+        "Barlow Twins": "barlow-twins-1000e",
+        "VICReg": "vicreg-100e",
+        "SimSiam, alternating": "simsiam-100e-10-step",
+        "SimSiam, moving average": "simsiam-100e-moving-average",
+    }.items()
 }
 SEVERAL = {
     "each batch norm its own": {"local": True, "memory": True},
@@ -130,7 +149,7 @@ def peer(config: PretrainConfig, paths: list[Path], memory: bool, steps: int) ->
     device = pick_device(config.device)
     workers = share_cores(config.workers, device)
     torch.manual_seed(0)
-    method = build_method(config, 2).to(device).train()
+    method = build_method(config, 2, 100).to(device).train()
     lr = config.base_lr * config.batch_size / 256
     optimizer = torch.optim.SGD(
         method.param_groups(), lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -178,7 +197,8 @@ def ours(config: PretrainConfig, memory: bool, local: bool, steps: int) -> dict[
             view = torch.randn(count, 3, side, side, device=world.device)
             view = view.contiguous(memory_format=torch.channels_last)
             labels = torch.zeros(count, dtype=torch.long, device=world.device)
-            run.batches = itertools.repeat(([view, view], labels))
+            images = (torch.arange(count, device=world.device),) * run.method.per_image
+            run.batches = itertools.repeat(([view, view], labels, *images))
         run.batches = clock.through(run.batches, steps)
         Path(config.out).mkdir(exist_ok=True)
         run.watch.open(0)
@@ -197,16 +217,17 @@ def one(row: dict[str, Any], options: argparse.Namespace) -> None:
             link = Path(folder) / "train" / "ab"[number % 2] / f"{number}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.hardlink_to(files[number % IMAGES])
-        config = PretrainConfig(
+        config = replace(
+            _recipe(row.get("preset", ""), options.batch),
             data=folder,
             out=f"{folder}/out",
             arch=options.arch,
             epochs=1,
+            warmup_epochs=0,
             batch_size=options.batch,
-            fix_pred_lr=True,
             augment=AugmentConfig(crop=options.crop),
             views=row.get("views", "device"),
-            bf16=row.get("bf16", False),
+            bf16=row.get("bf16", "preset" in row),
             compile=options.compile and not row.get("peer", False),
             knn_every=0,
             log_every=10,
@@ -221,10 +242,20 @@ def one(row: dict[str, Any], options: argparse.Namespace) -> None:
             print(json.dumps(found))
 
 
+def _recipe(preset: str, batch: int) -> PretrainConfig:
+    """The preset's settings, or SimSiam's; what hangs on the size of its batch fitted to this one."""
+    if not preset:
+        return PretrainConfig(data="", fix_pred_lr=True)
+    config: PretrainConfig = make_config(VERBS["pretrain"], {"data": "", "preset": preset})
+    fitted = {"bn_groups": min(8, batch // 2)} if "bn_groups" in config.options else {}
+    return replace(config, base_lr=0.01, options=config.options | fitted)
+
+
 def compare(rows: dict[str, Any], options: argparse.Namespace, launcher: list[str]) -> None:
     """Measure all rows in turn, ``rounds`` times, and print them."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
-    arguments = [f"--{k}={v}" for k, v in vars(options).items() if k not in ("row", "compile")]
+    without = ("row", "compile", "methods")
+    arguments = [f"--{k}={v}" for k, v in vars(options).items() if k not in without]
     arguments += ["--compile"] * options.compile
     for _ in range(options.rounds):
         for name, row in rows.items():
@@ -265,16 +296,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=-1)
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--methods", action="store_true")
     parser.add_argument("--row", default="")
     options = parser.parse_args()
     if options.row:
         one(json.loads(options.row), options)
         return
     print(
-        f"SimSiam {options.arch}, {options.crop} px, batch {options.batch}, {options.steps} steps, "
+        f"{'methods' if options.methods else 'SimSiam'}, {options.arch}, {options.crop} px, batch {options.batch}, {options.steps} steps, "
         f"{options.rounds} rounds, torch {torch.__version__}, {_gpu() or 'CPU'}"
     )
-    compare(ROWS, options, [])
+    compare(METHODS if options.methods else ROWS, options, [])
     if options.processes:
         print(f"\n{options.processes} processes, the same global batch:")
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.processes)]

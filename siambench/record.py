@@ -175,12 +175,27 @@ def read_fields(path: str | Path) -> tuple[dict[str, Any], list[Metric], list[fl
     """
     try:
         with open(path, "rb") as handle:
-            body = _parsed(handle.read())
+            text = handle.read()
     except (FileNotFoundError, IsADirectoryError):
         existing(path, "record")
         raise
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    try:
+        return _checked(path, orjson.loads(text))
+    except (orjson.JSONDecodeError, UserError):  # json has the last word: orjson's 2**64 is a float
+        pass
+    try:
+        body = json.loads(text.decode(), parse_constant=_no_number)
+    except ValueError as error:  # not JSON, not UTF-8, NaN
         raise UserError(f"{path} is not a record: {error}; delete it and run again") from None
+    return _checked(path, body)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _checked(path: str | Path, body: Any) -> tuple[dict[str, Any], list[Metric], list[float]]:
+    """As :func:`read_fields`, of a file's content."""
     if not isinstance(body, dict) or body.get("schema") != SCHEMA:
         raise UserError(f"{path} is JSON but not a siambench record")
     if body.get("schema_version") != SCHEMA_VERSION:
@@ -191,21 +206,13 @@ def read_fields(path: str | Path) -> tuple[dict[str, Any], list[Metric], list[fl
         problems = _problems(body)
         whole = problems or _has_digest(body, digest)
         heads, values = _read_metrics([] if problems else body.pop("metrics"), problems)
-    except (ValueError, TypeError, OverflowError) as error:  # NaN, lone surrogates, ...
+    except (ValueError, TypeError, OverflowError) as error:  # lone surrogates, ...
         raise UserError(f"{path} is not a record: {error}") from None
     if problems:
         raise UserError(f"{path} is not a whole record: {'; '.join(problems)}")
     if not whole:
         raise UserError(f"{path} was changed after it was written (its digest does not match)")
     return body, heads, values
-
-
-def _parsed(text: bytes) -> Any:
-    """As ``json.loads``, whose messages and whole numbers of any size stand where orjson gives up."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text.decode())
 
 
 def _has_digest(body: dict[str, Any], digest: Any) -> bool:

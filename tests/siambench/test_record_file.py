@@ -82,6 +82,25 @@ def test_nan_in_a_record_is_refused(record, tmp_path):
         read_record(path)
 
 
+def test_nan_is_refused_even_under_the_digest_of_null(record, tmp_path):
+    """orjson writes NaN as null: a digest of that must not let NaN pass."""
+    path = tmp_path / "r.json"
+    write_record(path, record)
+    body = {**json.loads(path.read_text()), "seconds": None}
+    body.pop("digest")
+    text = json.dumps({**body, "digest": digest_of(body)})
+    path.write_text(text.replace('"seconds": null', '"seconds": NaN'))
+    with pytest.raises(UserError, match=r"NaN is no number"):
+        read_record(path)
+
+
+def test_whole_numbers_of_any_size_are_read(record, tmp_path):
+    path = tmp_path / "r.json"
+    big = replace(record, peak_memory_bytes=2**80)
+    write_record(path, big)
+    assert read_record(path) == big
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"null"])
 def test_refuses_what_is_not_json(tmp_path, content):
     path = tmp_path / "r.json"

@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 demo: install
 	$(BIN)/siambench run demo --root runs/demo
 
+# files shared out to processes; a test itself computes on one thread (tests/conftest.py)
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from siambench.errors import (
     EXIT_USER,
     UserError,
 )
-from siambench.progress import set_quiet
+from siambench.progress import quieted
 
 
 def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
@@ -27,12 +27,13 @@ def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     as_json = _take(arguments, "--json")
-    set_quiet(_take(arguments, "--quiet") or as_json)
+    quiet = _take(arguments, "--quiet") or as_json
     logging.captureWarnings(True)  # library chatter does not belong between progress lines
     try:
-        config = parse_args(verb, arguments)
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            result = verb(config)  # what it prints for people must not mix with the JSON
+        with quieted(quiet):
+            config = parse_args(verb, arguments)
+            with redirect_stdout(sys.stderr) if as_json else nullcontext():
+                result = verb(config)  # what it prints for people must not mix with the JSON
         if as_json and first:
             print(_to_json(result))
         return result if isinstance(result, int) else EXIT_DONE

@@ -15,6 +15,7 @@ from pipeline.verbs import VERBS
 from siambench.config import make_config, parse_args
 from siambench.errors import UserError
 from siambench.jobs import JobState, read_states
+from siambench.progress import say
 
 
 def test_help_lists_every_verb_and_does_not_import_torch():
@@ -142,6 +143,15 @@ def test_a_fault_of_ours_shows_its_traceback_and_exits_1(monkeypatch, capsys):
     monkeypatch.setattr(pretrain.loop, "run", broken)
     assert main(["pretrain", "--data", "x"]) == 1
     assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "--json"])
+def test_a_quiet_command_silences_itself_and_not_the_process(flag, monkeypatch, capsys):
+    monkeypatch.setattr(type(VERBS["doctor"]), "__call__", lambda verb, config: say("working"))
+    main(["doctor", flag])
+    assert capsys.readouterr().err == ""
+    say("and now")
+    assert capsys.readouterr().err == "and now\n"
 
 
 def test_ctrl_c_exits_130(monkeypatch, capsys):

@@ -15,6 +15,10 @@ class AugmentConfig:
         crop: side of a view in pixels.
         resize: side to which the monitor's test images are resized before their centre crop.
         scale: range of the crop's area, as a share of the image's.
+        small_views: further views of an image, of smaller crops (SwAV's multi-crop); for methods that
+            take more than two.
+        small_crop: side of those in pixels.
+        small_scale: range of their crop's area.
         ratio: range of the crop's width / height.
         pad: border added on each side before the crop, as a share of the side, by repeating the
             edge pixels.
@@ -40,6 +44,9 @@ class AugmentConfig:
     crop: int = 224
     resize: int = 256
     scale: tuple[float, float] = (0.2, 1.0)
+    small_views: int = 0
+    small_crop: int = 96
+    small_scale: tuple[float, float] = (0.05, 0.14)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     pad: float = 0.0
     rotate: float = 0.0
@@ -71,7 +78,7 @@ class PretrainConfig:
         options: settings of that method alone, as --options.NAME VALUE; docs/relatives.md has them.
         arch: torchvision's name, with -wN for N planes in layer1 instead of 64.
         epochs: passes over the training images.
-        batch_size: images per step (two views of each), over all processes.
+        batch_size: images per step (two or more views of each), over all processes.
         accumulate: parts into which a step's batch is cut to save memory; each part has batch
             statistics of its own.
         base_lr: learning rate per 256 images; the rate is base_lr * batch_size / 256.
@@ -221,7 +228,9 @@ _MISSING = {
 
 def _check_augment(augment: AugmentConfig, views: str) -> None:
     v = augment
-    _need("augment.crop", v.crop, v.crop >= 8, "at least 8")
+    for name in ("crop", "small_crop"):
+        _need(f"augment.{name}", getattr(v, name), getattr(v, name) >= 8, "at least 8")
+    _need("augment.small_views", v.small_views, v.small_views >= 0, "at least 0")
     names = ["flip", "jitter_p", "gray", "blur", "solarize", "recolour"]
     names += [n for n in ("blur_second", "solarize_second") if getattr(v, n) is not None]
     for name in names:
@@ -231,7 +240,8 @@ def _check_augment(augment: AugmentConfig, views: str) -> None:
         value = getattr(v, name)
         _need(f"augment.{name}", value, 0 <= value < math.inf, "0 or more, and finite")
     _need("augment.rotate", v.rotate, 0 <= v.rotate <= 180, "0 to 180 degrees")
-    for name, most in (("scale", 1.0), ("ratio", math.inf), ("sigma", math.inf)):
+    limits = {"scale": 1.0, "small_scale": 1.0, "ratio": math.inf, "sigma": math.inf}
+    for name, most in limits.items():
         low, high = getattr(v, name)
         inside = 0 < low <= high <= most and high < math.inf
         limit = "1 at most" if most == 1 else "finite"

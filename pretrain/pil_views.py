@@ -5,6 +5,7 @@ blur: Pillow's, its radius drawn as sigma).
 """
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ class RadiusBlur:
 
 
 class PilViews:
-    """uint8 views (views, H, W, 3) of an image file, by the official transforms."""
+    """uint8 views (H, W, 3) of an image file, by the official transforms."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.transforms = [self._of(config, view) for view in (0, 1)]
+        self.small = self._of(replace(config, crop=config.small_crop, scale=config.small_scale), 2)
 
     def _of(self, config: AugmentConfig, view: int) -> transforms.Compose:
         steps = [
@@ -45,8 +47,14 @@ class PilViews:
             steps.append(transforms.RandomSolarize(128, solarize))
         return transforms.Compose([*steps, transforms.RandomHorizontalFlip(config.flip)])
 
-    def __call__(self, path: Path, views: int, rng: np.random.Generator) -> Tensor:
-        """The transforms' own generators are seeded from ``rng``, and put back afterwards."""
+    def __call__(
+        self, path: Path, views: int, small: int, rng: np.random.Generator
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """So many views, and so many smaller ones.
+
+        The transforms' own generators are seeded from ``rng``, and put back afterwards.
+        """
+        chosen = [self.transforms[view == 1] for view in range(views)] + [self.small] * small
         picture = decode(path)
         before = random.getstate()
         seed = int(rng.integers(2**63))
@@ -54,7 +62,7 @@ class PilViews:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 random.seed(seed)
-                made = [np.asarray(self.transforms[view == 1](picture)) for view in range(views)]
+                made = [torch.from_numpy(np.array(one(picture))) for one in chosen]
         finally:
             random.setstate(before)
-        return torch.from_numpy(np.stack(made))
+        return made[:views], made[views:]

@@ -131,7 +131,7 @@ def lay_out(config: PretrainConfig, world: World, data: Data) -> Run:
             say(f"resuming {config.out} after {place}")
     if config.compile:
         method.compile()
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    torch.backends.cudnn.benchmark = True  # batches have the same shapes
     watch = Watch(config, world, steps, state["watch"] if state else None)
     order = BatchOrder(
         len(train),

@@ -4,6 +4,7 @@ Three kinds. ``device``: decode, crop and flip in the loader, colour and blur in
 training runs. ``cpu``: all in the loader. ``pil``: the official pipeline.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -24,9 +25,11 @@ from siambench.data.images import ImageList, decode_array
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism
 
+SMALL = "small_"  # before the names of what belongs to the smaller views
+
 
 class Views(Dataset[dict[str, Tensor]]):
-    """The loader's half: ``views`` random views of each image.
+    """The loader's half: ``views`` random views of each image, and ``config.small_views`` smaller ones.
 
     Args:
         images: where to read.
@@ -62,46 +65,69 @@ class Views(Dataset[dict[str, Tensor]]):
         Returns:
             ``pixels`` uint8 (views, H, W, 3), ``label`` and ``image`` (scalars); for kind ``device`` also
             ``colour`` float32 (views, COLUMNS) and, with ``config.noise``, ``noise`` float32
-            (views, H, W).
+            (views, H, W). With ``config.small_views`` the same of those, as ``small_pixels`` and so on.
 
         Raises:
             UserError: the image cannot be decoded.
         """
         epoch, index = key
         path = self.images.root / self.images.paths[index]
-        known = {"label": torch.tensor(self.images.labels[index]), "image": torch.tensor(index)}
         rng = generator(self.seed, epoch, index)
-        if self._pil:
-            return {"pixels": self._pil(path, self.views, rng), **known}
-        side = self.config.crop
-        pixels = np.empty((self.views, side, side, 3), np.uint8)
-        draws = draw_views(rng, self.config, self.views)
-        whole = decode_array(path)
-        padded = pad_edges(whole, self.config)
-        for out, draw in zip(pixels, draws, strict=True):
-            view = resized(self._crop(whole, padded, draw), side)
-            if self.kind == "cpu":
-                view = colour_pixels(view, draw.colour)
-            if draw.flip:
-                cv2.flip(view, 1, dst=out)
-            else:
-                out[:] = view
-        batch = {"pixels": torch.from_numpy(pixels), **known}
-        if self.kind == "device":
-            batch["colour"] = torch.from_numpy(np.stack([draw.colour for draw in draws]))
-            if self.config.noise:
-                noise = rng.standard_normal(pixels.shape[:3], np.float32)
-                batch["noise"] = torch.from_numpy(noise)
-        return batch
+        large, small = self._pil_views(path, rng) if self._pil else self._drawn(path, rng)
+        return {
+            **large,
+            **{SMALL + name: tensor for name, tensor in small.items()},
+            "label": torch.tensor(self.images.labels[index]),
+            "image": torch.tensor(index),
+        }
 
-    def _crop(self, whole: np.ndarray, padded: np.ndarray, draw: Draw) -> np.ndarray:
+    def _pil_views(
+        self, path: Path, rng: np.random.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert self._pil is not None
+        large, small = self._pil(path, self.views, self.config.small_views, rng)
+        return {"pixels": torch.stack(large)}, {"pixels": torch.stack(small)} if small else {}
+
+    def _drawn(
+        self, path: Path, rng: np.random.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        c = self.config
+        draws = draw_views(rng, c, self.views + c.small_views)
+        whole = decode_array(path)
+        padded = pad_edges(whole, c)
+
+        def made(draws: list[Draw], side: int, scale: tuple[float, float]) -> dict[str, Tensor]:
+            pixels = np.empty((len(draws), side, side, 3), np.uint8)
+            for out, draw in zip(pixels, draws, strict=True):
+                view = resized(self._crop(whole, padded, draw, scale), side)
+                if self.kind == "cpu":
+                    view = colour_pixels(view, draw.colour)
+                if draw.flip:
+                    cv2.flip(view, 1, dst=out)
+                else:
+                    out[:] = view
+            views = {"pixels": torch.from_numpy(pixels)}
+            if self.kind == "device":
+                views["colour"] = torch.from_numpy(np.stack([draw.colour for draw in draws]))
+                if c.noise:
+                    noise = rng.standard_normal(pixels.shape[:3], np.float32)
+                    views["noise"] = torch.from_numpy(noise)
+            return views
+
+        large = made(draws[: self.views], c.crop, c.scale)
+        small = draws[self.views :]
+        return large, made(small, c.small_crop, c.small_scale) if small else {}
+
+    def _crop(
+        self, whole: np.ndarray, padded: np.ndarray, draw: Draw, scale: tuple[float, float]
+    ) -> np.ndarray:
         c = self.config
         picture = padded
         if c.rotate:
             size = grown((whole.shape[1], whole.shape[0]), c.pad)
             picture = np.array(turn(Image.fromarray(padded), size, draw.angle))
         height, width = picture.shape[:2]
-        left, top, w, h = crop_box(width, height, c.scale, c.ratio, draw.boxes)
+        left, top, w, h = crop_box(width, height, scale, c.ratio, draw.boxes)
         return picture[top : top + h, left : left + w]
 
 
@@ -115,18 +141,20 @@ def finish(batch: dict[str, Tensor], config: AugmentConfig, kind: str) -> list[T
         config, kind: as given to :class:`Views`.
 
     Returns:
-        Per view, float32 (N, 3, H, W), channels_last.
+        Per view, float32 (N, 3, H, W), channels_last; the smaller ones last.
     """
-    pixels = batch["pixels"]
-    mean, std = (_filled(numbers, pixels.device) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    device = batch["pixels"].device
+    mean, std = (_filled(numbers, device) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     views = []
-    for v in range(pixels.shape[1]):
-        x = pixels[:, v].permute(0, 3, 1, 2)
-        x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
-        if kind == "device":
-            noise = batch["noise"][:, v, None] if "noise" in batch else None
-            x = colour_views(x, batch["colour"][:, v], config, noise)
-        views.append(((x - mean) / std).contiguous(memory_format=torch.channels_last))
+    for size in ("", SMALL):
+        pixels = batch.get(f"{size}pixels")
+        for v in range(0 if pixels is None else pixels.shape[1]):
+            x = pixels[:, v].permute(0, 3, 1, 2)
+            x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
+            if kind == "device":
+                noise = batch[f"{size}noise"][:, v, None] if config.noise else None
+                x = colour_views(x, batch[f"{size}colour"][:, v], config, noise)
+            views.append(((x - mean) / std).contiguous(memory_format=torch.channels_last))
     return views
 
 

@@ -1,9 +1,10 @@
-"""The fully-connected heads that methods put on a backbone."""
+"""The fully-connected heads that methods put on a backbone, and views that pass both together."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(
@@ -28,3 +29,14 @@ def mlp(
     if output_bn is not None:
         layers.append(output_bn)
     return nn.Sequential(*layers)
+
+
+def together(backbone: nn.Module, projector: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    """Outputs (N, d) of each view (N, 3, H, W), all of them one batch to the batch norms.
+
+    The backbone sees views of one size together, the projector all, as in google-research/simclr
+    (model.py) and facebookresearch/swav (resnet50.py).
+    """
+    sizes = (list(same) for _, same in groupby(views, lambda view: view.shape[-2:]))
+    features = torch.cat([backbone(torch.cat(same)) for same in sizes])
+    return list(projector(features).chunk(len(views)))

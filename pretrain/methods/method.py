@@ -33,6 +33,7 @@ class Method(nn.Module):
     Attributes:
         label: as tables print it.
         views: of each image.
+        multi_crop: whether it takes ``augment.small_views`` further ones.
         per_image: whether :meth:`forward` takes the images' numbers, too.
         uses: which of ``HEAD_FIELDS`` it reads; others must be left alone.
         Options: dataclass of the settings that it alone has, its docstring their documentation; their
@@ -43,6 +44,7 @@ class Method(nn.Module):
 
     label: ClassVar[str]
     views: ClassVar[int] = 2
+    multi_crop: ClassVar[bool] = False
     per_image: ClassVar[bool] = False
     uses: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[Any]] = NoOptions
@@ -91,11 +93,16 @@ def read_options(method: type[Method], config: PretrainConfig) -> Any:
 
 
 def check_uses(method: type[Method], config: PretrainConfig) -> None:
-    """Refuse head settings that the method would not read.
+    """Refuse head settings and smaller views that the method would not read.
 
     Raises:
         UserError: names the first that differs from its default.
     """
+    if config.augment.small_views and not method.multi_crop:
+        raise UserError(
+            f"--augment.small_views is {config.augment.small_views}; --method {config.method} takes "
+            f"{method.views} views and no smaller ones"
+        )
     defaults = {f.name: f.default for f in fields(PretrainConfig)}
     for name in HEAD_FIELDS:
         if name not in method.uses and getattr(config, name) != defaults[name]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
 from pretrain.methods.across import everyones, rank
-from pretrain.methods.heads import mlp
+from pretrain.methods.heads import mlp, together
 from pretrain.methods.method import Method, as_float
 from siambench.resnet import build_resnet, feature_dim
 
@@ -46,7 +46,7 @@ class SimCLR(Method):
 
     def forward(self, views: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """NT-Xent of two views (N, 3, H, W), and z1 (N, d) for monitors."""
-        z1, z2 = (as_float(self.projector(self.backbone(view))) for view in views)
+        z1, z2 = map(as_float, together(self.backbone, self.projector, views))
         return nt_xent(z1, z2, self.options.temperature), z1.detach()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
 from pretrain.methods.across import everyones, processes, rank, total
-from pretrain.methods.heads import mlp
+from pretrain.methods.heads import mlp, together
 from pretrain.methods.method import Method, as_float
 from siambench.errors import UserError
 from siambench.resnet import build_resnet, feature_dim
@@ -45,13 +45,14 @@ class Options:
 
 
 class SwAV(Method):
-    """Backbone, projector, prototypes; two views (no multi-crop), as in the SimSiam paper's Table 4.
+    """Backbone, projector, prototypes; two views, and as many smaller ones as there are (multi-crop).
 
     The queue (2, Q, d) is the same in all processes; each contributes its share of it to the assignment
     (facebookresearch/swav, main_swav.py, has a queue per process instead).
     """
 
     label = "SwAV"
+    multi_crop = True
     uses = frozenset({"dim", "hidden_dim"})
     Options = Options
 
@@ -73,17 +74,23 @@ class SwAV(Method):
         self._unit_prototypes()
 
     def forward(self, views: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The swapped prediction (equation 2) of two views (N, 3, H, W), and z1 (N, d) for monitors."""
-        z1, z2 = (
-            F.normalize(as_float(self.projector(self.backbone(view))), dim=1) for view in views
-        )
+        """The swapped prediction of views (N, 3, H, W), and z1 (N, d) for monitors.
+
+        Every view predicts the codes of the first two, its own excepted (equation 2, and 6 for more
+        than two views).
+        """
+        outputs = together(self.backbone, self.projector, views)
+        z = [F.normalize(as_float(x), dim=1) for x in outputs]
         c = as_float(self.prototypes.weight)
         c = F.normalize(c, dim=1) if self.options.weight_norm else c
-        scores = [z @ c.T for z in (z1, z2)]
-        q1, q2 = (self.codes(s.detach(), c.detach(), view) for view, s in enumerate(scores))
-        p1, p2 = ((s / self.options.temperature).log_softmax(1) for s in scores)
-        self._fresh.append(torch.stack((z1, z2)).detach())
-        return -((q1 * p2).sum(1).mean() + (q2 * p1).sum(1).mean()) / 2, z1.detach()
+        scores = [x @ c.T for x in z]
+        logs = [(s / self.options.temperature).log_softmax(1) for s in scores]
+        self._fresh.append(torch.stack(z[:2]).detach())
+        losses = []
+        for target in (0, 1):
+            q = self.codes(scores[target].detach(), c.detach(), target)
+            losses += [-(q * p).sum(1).mean() for view, p in enumerate(logs) if view != target]
+        return torch.stack(losses).mean(), z[0].detach()
 
     def codes(self, scores: Tensor, prototypes: Tensor, view: int) -> Tensor:
         """Soft assignments of this process's images (N, K), balanced over all images of all processes.

@@ -21,6 +21,7 @@ SWAV = {
     **{"method": "swav", **NO_HEADS, "dim": 32},
     "options": {"prototypes": 12, "frozen_steps": 3, "queue": 64, "epsilon": 0.1},
 }
+MULTI_CROP = AugmentConfig(crop=24, resize=24, small_views=2, small_crop=16)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def config(config):
         (4, MOCO | {"symmetric": False}),
         (2, {"method": "byol", **NO_HEADS, "dim": 32, "options": {"momentum": 0.9}}),
         (2, SWAV),
-        (2, SWAV | {"optimizer": "lars", "base_lr": 8.0}),
+        (2, SWAV | {"optimizer": "lars", "base_lr": 8.0, "augment": MULTI_CROP}),
         (2, {"method": "barlow_twins", "base_lr": 0.004, **NO_HEADS, "dim": 32}),
         (2, {"method": "vicreg", "base_lr": 0.02, **NO_HEADS, "dim": 32}),
         (2, {"method": "alternating", "options": {"steps": 2}}),

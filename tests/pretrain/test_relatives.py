@@ -11,11 +11,12 @@ from processes import identical
 
 import pretrain.loop
 import pretrain.methods
-from pretrain.config import PretrainConfig
+from pretrain.config import AugmentConfig, PretrainConfig
 from pretrain.loop import run, set_lr
 from pretrain.methods import build_method, methods
 from pretrain.methods.barlow_twins import BarlowTwins
 from pretrain.methods.byol import regression
+from pretrain.methods.heads import together
 from pretrain.methods.mocov2 import info_nce
 from pretrain.methods.simclr import nt_xent
 from pretrain.methods.split_norm import SplitBatchNorm, split_batchnorm
@@ -31,7 +32,11 @@ SMALL = {
     "simclr": {"dim": 16, "hidden_dim": 24},
     "mocov2": {"dim": 16, "options": {"queue": 48, "momentum": 0.9, "bn_groups": 2}},
     "byol": {"dim": 16, "hidden_dim": 24, "pred_dim": 8, "options": {"momentum": 0.9}},
-    "swav": {"dim": 16, "options": {"prototypes": 20, "frozen_steps": 2, "queue": 2 * BATCH}},
+    "swav": {
+        "dim": 16,
+        "options": {"prototypes": 20, "frozen_steps": 2, "queue": 2 * BATCH},
+        "augment": AugmentConfig(crop=24, resize=24, small_views=2, small_crop=16),
+    },
     "barlow_twins": {"dim": 16, "hidden_dim": 24, "base_lr": 0.01},
     "vicreg": {"dim": 16, "hidden_dim": 24, "base_lr": 0.01},
     "alternating": {"dim": 16, "pred_dim": 4, "options": {"steps": 2}},
@@ -123,13 +128,13 @@ def test_sinkhorn_scales_prototypes_and_images_in_turn(iterations):
         np.testing.assert_allclose(found.sum(0), 12 / 4, rtol=1e-6)
 
 
-def outputs_of(method, z1, z2):
+def outputs_of(method, *z, together=False):
     """The method's loss of these outputs of its projector, whatever the images."""
-    fixed = iter((z1, z2))
+    fixed = iter([torch.cat(z)] if together else z)
     method.backbone = torch.nn.Identity()
     method.projector = torch.nn.Module()
     method.projector.forward = lambda x: next(fixed)
-    return method([torch.zeros(1), torch.zeros(1)], torch.zeros(1))[0].item()
+    return method([torch.zeros(1) for _ in z], torch.zeros(1))[0].item()
 
 
 def test_barlow_twins_loss_is_the_papers_equation_1():
@@ -157,16 +162,46 @@ def test_vicreg_loss_is_the_papers_equation_6():
     assert outputs_of(method, a, b) == pytest.approx(total, rel=1e-9)
 
 
-def test_swav_predicts_the_other_views_code():
+@pytest.mark.parametrize("small", [0, 1, 6])
+def test_swavs_views_predict_the_codes_of_the_first_two(small):
+    """main_swav.py's loop: the mean over the two targets of the mean over all views but the target."""
     options = {"prototypes": 7, "epsilon": 0.5, "frozen_steps": 0}
     method = build_method(config_of("swav", dim=D, options=options), 10, 100).double()
     c = method.prototypes.weight.detach().numpy()
     np.testing.assert_allclose(np.linalg.norm(c, axis=1), 1)
-    scores = [unit(rows(s).numpy()) @ c.T for s in (0, 1)]
-    codes = [sinkhorn(torch.from_numpy(s), 0.5, 3).numpy() for s in scores]
-    logs = [s / 0.1 - np.log(np.exp(s / 0.1).sum(1, keepdims=True)) for s in scores]
-    expected = -((codes[0] * logs[1]).sum(1).mean() + (codes[1] * logs[0]).sum(1).mean()) / 2
-    assert outputs_of(method, rows(0), rows(1)) == pytest.approx(expected, rel=1e-9)
+    outputs = [rows(s) for s in range(2 + small)]
+    scores = [unit(z.numpy()) @ c.T for z in outputs]
+    expected = 0.0
+    for target in (0, 1):
+        code = sinkhorn(torch.from_numpy(scores[target]), 0.5, 3).numpy()
+        of_target = []
+        for view, s in enumerate(scores):
+            if view != target:
+                log = s / 0.1 - np.log(np.exp(s / 0.1).sum(1, keepdims=True))
+                of_target.append(-(code * log).sum() / N)
+        expected += sum(of_target) / (1 + small) / 2
+    assert outputs_of(method, *outputs, together=True) == pytest.approx(expected, rel=1e-9)
+
+
+def test_views_pass_together_as_one_batch_to_the_norms():
+    """The backbone's statistics are of all views of one size, the projector's of all views."""
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(3), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()
+    ).double()
+    projector = torch.nn.BatchNorm1d(12).double()
+    large, small = views(0, 4), [view[..., :16, :16] ** 2 for view in views(1, 4)]
+    found = together(backbone, projector, [*large, *small])
+    features = []
+    for pair in (large, small):
+        x = torch.cat(pair).numpy()
+        x = (x - x.mean((0, 2, 3), keepdims=True)) / np.sqrt(x.var((0, 2, 3), keepdims=True) + 1e-5)
+        half = x.shape[-1] // 2
+        features.append(x.reshape(8, 3, 2, half, 2, half).mean((3, 5)).reshape(8, 12))
+    features = np.concatenate(features)
+    expected = (features - features.mean(0)) / np.sqrt(features.var(0) + 1e-5)
+    assert [z.shape for z in found] == [(4, 12)] * 4
+    np.testing.assert_allclose(torch.cat(found).detach().numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_swavs_prototypes_are_frozen_then_move_and_stay_unit_vectors():
@@ -414,6 +449,7 @@ def test_killed_it_goes_on_bit_for_bit_and_leaves_a_backbone(name, config, tmp_p
         ),
         ({"options": {"layers": 2.5}}, "must be of type int"),
         ({"stop_gradient": False}, "--stop_gradient is of no use to --method simclr"),
+        ({"augment": AugmentConfig(small_views=6)}, "--method simclr takes 2 views"),
         ({"method": "supervised", "dim": 2048, "hidden_dim": 0}, None),
         ({"method": "swav", "options": {"queue": 9}}, "must be a multiple of --batch_size 8"),
         ({"method": "mocov2", "options": {"queue": 24}}, "must be a multiple of 16"),

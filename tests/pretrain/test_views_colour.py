@@ -224,7 +224,7 @@ def test_the_second_view_has_its_own_blur_and_solarisation(tmp_path):
     found = colour_views(x, torch.from_numpy(second.colour)[None], config)
     np.testing.assert_allclose(255 * found[0].permute(1, 2, 0).numpy(), expected, atol=1e-3)
     Image.fromarray(levels).save(tmp_path / "x.png")
-    made = PilViews(config)(tmp_path / "x.png", 2, generator(0, 0, 0))
+    made, _ = PilViews(config)(tmp_path / "x.png", 2, 0, generator(0, 0, 0))
     np.testing.assert_array_equal(made[1].numpy(), expected)
     assert not np.array_equal(made[0].numpy(), levels)
     share = [

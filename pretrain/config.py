@@ -86,6 +86,7 @@ class PretrainConfig:
         warmup_start: rate at the start of the warm-up, as a share of the rate at its end.
         cosine: whether the decay after the warm-up steps per epoch or per step.
         final_lr: rate at the end of the decay, as a share of the rate at its top.
+        milestones: epochs after which the rate is divided by ten, instead of the cosine.
         optimizer: sgd, or lars (each layer's update scaled by the norms of weights and gradient).
         momentum: of either.
         weight_decay: on all parameters, batch norm and biases included.
@@ -134,6 +135,7 @@ class PretrainConfig:
     warmup_start: float = 0.0
     cosine: Literal["epoch", "step"] = "epoch"
     final_lr: float = 0.0
+    milestones: list[int] = field(default_factory=list)
     optimizer: Literal["sgd", "lars"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -201,6 +203,11 @@ def check_config(config: PretrainConfig) -> None:
     _need("warmup_epochs", c.warmup_epochs, 0 <= c.warmup_epochs < c.epochs, fewer)
     for name in ("warmup_start", "final_lr"):
         _need(name, getattr(c, name), 0 <= getattr(c, name) <= 1, "between 0 and 1")
+    inside = all(c.warmup_epochs < epoch < c.epochs for epoch in c.milestones)
+    rising = f"rising, behind the warm-up and before the end ({c.epochs})"
+    _need("milestones", c.milestones, inside and sorted({*c.milestones}) == c.milestones, rising)
+    no_cosine = not (c.milestones and c.final_lr)
+    _need("final_lr", c.final_lr, no_cosine, "0 with --milestones, which take the cosine's place")
     _need("momentum", c.momentum, 0 <= c.momentum < 1, "0 or more, and below 1")
     _need("weight_decay", c.weight_decay, 0 <= c.weight_decay < math.inf, "0 or more, and finite")
     _need("dim", c.dim, c.dim >= 1, "at least 1")

@@ -132,11 +132,14 @@ def set_lr(
 
     The warm-up is linear and per step (paper, section 4.3: ten epochs for batches of 1,024 and
     more) and for every group: one with ``fix_lr`` rises with the others, then keeps ``lr``. Other
-    methods step the decay per step, end it or begin the warm-up above 0, or scale a group's rate.
+    methods step the decay per step, end it or begin the warm-up above 0, divide the rate by ten at
+    epochs instead, or scale a group's rate.
     """
     warm, first, last = config.warmup_epochs, config.warmup_start, config.final_lr
     if epoch < warm:
         now = first + (1 - first) * (epoch * steps + step + 1) / (warm * steps)
+    elif config.milestones:
+        now = 0.1 ** sum(epoch >= milestone for milestone in config.milestones)
     else:
         past = epoch - warm + (step / steps if config.cosine == "step" else 0)
         now = last + (1 - last) * 0.5 * (1 + math.cos(math.pi * past / (config.epochs - warm)))

@@ -80,6 +80,7 @@ WRONG = {
     "batch_size": [1, 0],
     "base_lr": [0.0, -0.1, NAN, INF],
     "warmup_epochs": [-1, 4],
+    "milestones": [[0], [2, 1], [1, 1], [4]],
     "momentum": [-0.1, 1.0, NAN],
     "weight_decay": [-1e-4, NAN, INF],
     "dim": [0],

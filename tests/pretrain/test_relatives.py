@@ -11,7 +11,7 @@ from processes import identical
 
 import pretrain.loop
 import pretrain.methods
-from pretrain.config import AugmentConfig, PretrainConfig
+from pretrain.config import AugmentConfig, PretrainConfig, check_config
 from pretrain.loop import run, set_lr
 from pretrain.methods import build_method, methods
 from pretrain.methods.barlow_twins import BarlowTwins
@@ -401,6 +401,22 @@ def test_rates_of_the_relatives_schedules():
         assert rest["lr"] == pytest.approx(0.024 * weights["lr"])
     set_lr(optimizer, 1.6, 0, 0, 5, replace(config, warmup_start=0.0625))
     assert weights["lr"] == pytest.approx(1.6 * (0.0625 + 0.9375 / 50))
+
+
+def test_milestones_are_torchs_multi_step_schedule():
+    settings = {"epochs": 9, "milestones": [3, 6], "method": "supervised", "warmup_epochs": 2}
+    config = replace(config_of("simclr"), **settings, dim=2048, hidden_dim=0)
+    method = build_method(config, 10, 100)
+    optimizer = build_optimizer(method, config, 0.4)
+    theirs = torch.optim.SGD(method.parameters(), 0.4)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(theirs, config.milestones)
+    for epoch in range(9):
+        set_lr(optimizer, 0.4, epoch, 4, 5, config)  # the last of five steps
+        expected = theirs.param_groups[0]["lr"] * min((epoch + 1) / 2, 1)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        schedule.step()
+    with pytest.raises(UserError, match=r"--final_lr is 0\.1; it must be 0 with --milestones"):
+        check_config(replace(config, final_lr=0.1))
 
 
 def run_of(name, config):

@@ -195,34 +195,34 @@ def check_config(config: PretrainConfig) -> None:
         UserError: names the first flag that is wrong, its value and what it must be.
     """
     c = config
-    _need("epochs", c.epochs, c.epochs >= 1, "at least 1")
-    _need("batch_size", c.batch_size, c.batch_size >= 2, "at least 2 (batch norm)")
-    _need("accumulate", c.accumulate, c.accumulate >= 1, "at least 1")
-    _need("base_lr", c.base_lr, 0 < c.base_lr < math.inf, "above 0 and finite")
+    need("epochs", c.epochs, c.epochs >= 1, "at least 1")
+    need("batch_size", c.batch_size, c.batch_size >= 2, "at least 2 (batch norm)")
+    need("accumulate", c.accumulate, c.accumulate >= 1, "at least 1")
+    need("base_lr", c.base_lr, 0 < c.base_lr < math.inf, "above 0 and finite")
     fewer = f"0 or more, and fewer than the {c.epochs} epochs"
-    _need("warmup_epochs", c.warmup_epochs, 0 <= c.warmup_epochs < c.epochs, fewer)
+    need("warmup_epochs", c.warmup_epochs, 0 <= c.warmup_epochs < c.epochs, fewer)
     for name in ("warmup_start", "final_lr"):
-        _need(name, getattr(c, name), 0 <= getattr(c, name) <= 1, "between 0 and 1")
+        need(name, getattr(c, name), 0 <= getattr(c, name) <= 1, "between 0 and 1")
     inside = all(c.warmup_epochs < epoch < c.epochs for epoch in c.milestones)
     rising = f"rising, behind the warm-up and before the end ({c.epochs})"
-    _need("milestones", c.milestones, inside and sorted({*c.milestones}) == c.milestones, rising)
+    need("milestones", c.milestones, inside and sorted({*c.milestones}) == c.milestones, rising)
     no_cosine = not (c.milestones and c.final_lr)
-    _need("final_lr", c.final_lr, no_cosine, "0 with --milestones, which take the cosine's place")
-    _need("momentum", c.momentum, 0 <= c.momentum < 1, "0 or more, and below 1")
-    _need("weight_decay", c.weight_decay, 0 <= c.weight_decay < math.inf, "0 or more, and finite")
-    _need("dim", c.dim, c.dim >= 1, "at least 1")
-    _need("hidden_dim", c.hidden_dim, c.hidden_dim >= 0, "at least 0")
-    _need("pred_dim", c.pred_dim, c.pred_dim >= 1, "at least 1")
-    _need("knn_every", c.knn_every, c.knn_every >= 0, "at least 0")
-    _need("workers", c.workers, c.workers >= -1, "0 or more, or -1")
+    need("final_lr", c.final_lr, no_cosine, "0 with --milestones, which take the cosine's place")
+    need("momentum", c.momentum, 0 <= c.momentum < 1, "0 or more, and below 1")
+    need("weight_decay", c.weight_decay, 0 <= c.weight_decay < math.inf, "0 or more, and finite")
+    need("dim", c.dim, c.dim >= 1, "at least 1")
+    need("hidden_dim", c.hidden_dim, c.hidden_dim >= 0, "at least 0")
+    need("pred_dim", c.pred_dim, c.pred_dim >= 1, "at least 1")
+    need("knn_every", c.knn_every, c.knn_every >= 0, "at least 0")
+    need("workers", c.workers, c.workers >= -1, "0 or more, or -1")
     for name in ("log_every", "checkpoint_every", "collapse_steps"):
-        _need(name, getattr(c, name), getattr(c, name) >= 1, "at least 1")
-    _need("seed", c.seed, 0 <= c.seed < 2**63, "0 or more, and below 2**63")
+        need(name, getattr(c, name), getattr(c, name) >= 1, "at least 1")
+    need("seed", c.seed, 0 <= c.seed < 2**63, "0 or more, and below 2**63")
     _check_augment(c.augment, c.views)
     if c.knn_every:
-        _need("knn_images", c.knn_images, c.knn_images >= 1, "at least 1; --knn_every 0 for none")
+        need("knn_images", c.knn_images, c.knn_images >= 1, "at least 1; --knn_every 0 for none")
         enough = f"at least --augment.crop, {c.augment.crop}"
-        _need("augment.resize", c.augment.resize, c.augment.resize >= c.augment.crop, enough)
+        need("augment.resize", c.augment.resize, c.augment.resize >= c.augment.crop, enough)
 
 
 # What the fixed pipelines do not have; 0 is the default of each.
@@ -236,30 +236,35 @@ _MISSING = {
 def _check_augment(augment: AugmentConfig, views: str) -> None:
     v = augment
     for name in ("crop", "small_crop"):
-        _need(f"augment.{name}", getattr(v, name), getattr(v, name) >= 8, "at least 8")
-    _need("augment.small_views", v.small_views, v.small_views >= 0, "at least 0")
+        need(f"augment.{name}", getattr(v, name), getattr(v, name) >= 8, "at least 8")
+    need("augment.small_views", v.small_views, v.small_views >= 0, "at least 0")
     names = ["flip", "jitter_p", "gray", "blur", "solarize", "recolour"]
     names += [n for n in ("blur_second", "solarize_second") if getattr(v, n) is not None]
     for name in names:
         value = getattr(v, name)
-        _need(f"augment.{name}", value, 0 <= value <= 1, "a probability, 0 to 1")
+        need(f"augment.{name}", value, 0 <= value <= 1, "a probability, 0 to 1")
     for name in ("pad", "recolour_power", "tone", "noise"):
         value = getattr(v, name)
-        _need(f"augment.{name}", value, 0 <= value < math.inf, "0 or more, and finite")
-    _need("augment.rotate", v.rotate, 0 <= v.rotate <= 180, "0 to 180 degrees")
+        need(f"augment.{name}", value, 0 <= value < math.inf, "0 or more, and finite")
+    need("augment.rotate", v.rotate, 0 <= v.rotate <= 180, "0 to 180 degrees")
     limits = {"scale": 1.0, "small_scale": 1.0, "ratio": math.inf, "sigma": math.inf}
     for name, most in limits.items():
         low, high = getattr(v, name)
         inside = 0 < low <= high <= most and high < math.inf
         limit = "1 at most" if most == 1 else "finite"
-        _need(f"augment.{name}", [low, high], inside, f"[low, high], above 0, in order and {limit}")
+        need(f"augment.{name}", [low, high], inside, f"[low, high], above 0, in order and {limit}")
     within = all(0 <= s <= 1 for s in v.jitter[:3]) and 0 <= v.jitter[3] <= 0.5
-    _need("augment.jitter", list(v.jitter), within, "0 to 1 three times, then a hue of 0 to 0.5")
+    need("augment.jitter", list(v.jitter), within, "0 to 1 three times, then a hue of 0 to 0.5")
     for name in _MISSING[views]:
         only = f"0 with --views {views}, which has no {name}; or take --views device"
-        _need(f"augment.{name}", getattr(v, name), getattr(v, name) == 0, only)
+        need(f"augment.{name}", getattr(v, name), getattr(v, name) == 0, only)
 
 
-def _need(flag: str, value: Any, good: bool, what: str) -> None:
+def need(flag: str, value: Any, good: bool, what: str) -> None:
+    """Refuse ``value`` of ``--flag`` unless it is ``good``.
+
+    Raises:
+        UserError: says ``what`` it must be.
+    """
     if not good:
         raise UserError(f"--{flag} is {value}; it must be {what}")

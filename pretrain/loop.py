@@ -75,6 +75,7 @@ def train(run: Run) -> Path:
         while run.step < run.total:
             epoch, step = divmod(run.step, run.steps)
             set_lr(optimizer, run.lr, epoch, step, run.steps, config)
+            run.method.before_step(run.step)
             watch.add(*gradients(run, model))
             run.method.before_update(run.step)
             optimizer.step()
@@ -82,7 +83,6 @@ def train(run: Run) -> Path:
 
             run.step += 1
             run.method.after_update(run.step, run.total)
-            run.method.done = run.step
             epoch_done = run.step % run.steps == 0
             if epoch_done or run.step % config.log_every == 0:
                 watch.step_line(run.step, rates(optimizer), shown)

@@ -124,7 +124,7 @@ def lay_out(config: PretrainConfig, world: World, data: Data) -> Run:
     if state is not None:
         method.load_state_dict(state["state_dict"])
         optimizer.load_state_dict(state["optimizer"])
-        method.done = step = state["epoch"] * steps + state["step"]
+        step = state["epoch"] * steps + state["step"]
         place = f"epoch {state['epoch']} of {config.epochs}"
         place += f", step {state['step']} of {steps}" if state["step"] else ""
         if step < config.epochs * steps:

@@ -1,5 +1,6 @@
 """SimSiam with k steps to an outer loop (paper, section 5.2, "Multi-step alternation")."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from pretrain.config import PretrainConfig
 from pretrain.methods.following import follow, follower
+from pretrain.methods.method import HEAD_FIELDS, check_range
 from pretrain.methods.simsiam import SimSiam
 
 
@@ -20,6 +22,9 @@ class Options:
 
     steps: int = 10
 
+    def __post_init__(self) -> None:
+        check_range(self, 0, math.inf, "steps")
+
 
 class Alternating(SimSiam):
     """Targets are outputs of the encoder as it was at the last multiple of k steps.
@@ -30,6 +35,7 @@ class Alternating(SimSiam):
     """
 
     label = "SimSiam, alternating"
+    uses = frozenset(HEAD_FIELDS) - {"symmetric", "stop_gradient"}
     Options = Options
 
     def __init__(self, config: PretrainConfig, classes: int, images: int) -> None:

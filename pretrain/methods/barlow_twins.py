@@ -1,5 +1,6 @@
 """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): no two channels of the output say the same."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from pretrain.config import PretrainConfig
 from pretrain.methods.across import processes, total
 from pretrain.methods.heads import mlp
-from pretrain.methods.method import Method, as_float
+from pretrain.methods.method import Method, check_range, in_float
 from siambench.resnet import build_resnet, feature_dim
 
 
@@ -25,6 +26,9 @@ class Options:
 
     redundancy: float = 0.0051
     bias_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, math.inf, "redundancy", "bias_rate")
 
 
 class BarlowTwins(Method):
@@ -43,13 +47,17 @@ class BarlowTwins(Method):
         self.norm = nn.BatchNorm1d(config.dim, affine=False)
 
     def forward(self, views: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The paper's equation 1 of two views (N, 3, H, W), and z1 (N, d) for monitors."""
+        """The loss of two views (N, 3, H, W), and z1 (N, d) for monitors."""
         z1, z2 = (self.projector(self.backbone(view)) for view in views)
-        n1, n2 = (self.norm(as_float(z)) for z in (z1, z2))
-        c = total(n1.T @ n2) / (len(n1) * processes())
+        return self.loss(z1, z2), z1.detach()
+
+    @in_float
+    def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """The paper's equation 1 of two views' outputs (N, d)."""
+        c = total(self.norm(z1).T @ self.norm(z2)) / (len(z1) * processes())
         on = torch.diagonal(c)
         off = c.square().sum() - on.square().sum()
-        return (on - 1).square().sum() + self.options.redundancy * off, z1.detach()
+        return (on - 1).square().sum() + self.options.redundancy * off
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Weights; then biases and batch norms, at a rate of their own."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from pretrain.config import PretrainConfig
 from pretrain.methods.following import follow
 from pretrain.methods.heads import mlp
-from pretrain.methods.method import Method, as_float
+from pretrain.methods.method import Method, check_range, in_float
 from siambench.resnet import build_resnet, feature_dim
 
 
@@ -23,6 +23,9 @@ class Options:
     """
 
     momentum: float = 0.996
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, 1, "momentum")
 
 
 class BYOL(Method):
@@ -64,6 +67,7 @@ class BYOL(Method):
         follow(self.target_projector, self.projector, 1 - rest)
 
 
+@in_float
 def regression(p: Tensor, t: Tensor) -> Tensor:
     """Squared distance of the unit vectors of p and t (N, d), averaged over the batch."""
-    return 2 - 2 * F.cosine_similarity(as_float(p), as_float(t), dim=1).mean()
+    return 2 - 2 * F.cosine_similarity(p, t, dim=1).mean()

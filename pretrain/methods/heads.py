@@ -31,12 +31,13 @@ def mlp(
     return nn.Sequential(*layers)
 
 
-def together(backbone: nn.Module, projector: nn.Module, views: list[Tensor]) -> list[Tensor]:
-    """Outputs (N, d) of each view (N, 3, H, W), all of them one batch to the batch norms.
+def together(backbone: nn.Module, projector: nn.Module, views: list[Tensor]) -> Tensor:
+    """Outputs (V, N, d) of V views (N, 3, H, W), all of them one batch to the batch norms.
 
     The backbone sees views of one size together, the projector all, as in google-research/simclr
     (model.py) and facebookresearch/swav (resnet50.py).
     """
     sizes = (list(same) for _, same in groupby(views, lambda view: view.shape[-2:]))
     features = torch.cat([backbone(torch.cat(same)) for same in sizes])
-    return list(projector(features).chunk(len(views)))
+    outputs: Tensor = projector(features)
+    return outputs.unflatten(0, (len(views), -1))

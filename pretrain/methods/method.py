@@ -1,13 +1,16 @@
 """What a method is: its modules, a loss of views, what moves beside the optimiser, and its settings."""
 
 import difflib
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec
 
+import torch
 from torch import Tensor, nn
 
-from pretrain.config import PretrainConfig
+from pretrain.config import PretrainConfig, need
 from siambench.errors import UserError
 
 # Settings of PretrainConfig that are of heads and losses, so that not every method has a use for them.
@@ -39,7 +42,6 @@ class Method(nn.Module):
         Options: dataclass of the settings that it alone has, its docstring their documentation; their
             values are ``self.options``.
         backbone: the part that a checkpoint is converted to.
-        done: steps that the optimiser has made.
     """
 
     label: ClassVar[str]
@@ -53,7 +55,6 @@ class Method(nn.Module):
     def __init__(self, config: PretrainConfig, classes: int, images: int) -> None:
         super().__init__()
         self.options = read_options(type(self), config)
-        self.done = 0
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups, the first the backbone's: ``params``; ``fix_lr``: the rate does not decay.
@@ -61,6 +62,9 @@ class Method(nn.Module):
         ``scale``, where there is one, multiplies the rate.
         """
         return [{"params": [p for p in self.parameters() if p.requires_grad], "fix_lr": False}]
+
+    def before_step(self, step: int) -> None:
+        """Before the images of a step (from 0) come: after a resume the first is not 0."""
 
     def before_update(self, step: int) -> None:
         """Between the backward pass of a step (from 0) and the optimiser's."""
@@ -113,6 +117,48 @@ def check_uses(method: type[Method], config: PretrainConfig) -> None:
             )
 
 
+def check_range(options: Any, low: float, high: float, *names: str) -> None:
+    """Refuse options outside of [``low``, ``high``]; infinity is outside of any.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        value = getattr(options, name)
+        what = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+        need(f"options.{name}", value, low <= value <= high and value < math.inf, what)
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Refuse options that are not above 0 and finite.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        value = getattr(options, name)
+        need(f"options.{name}", value, 0 < value < math.inf, "above 0 and finite")
+
+
 def as_float(x: Tensor) -> Tensor:
     """``x`` in float32 at least: bfloat16 under autocast is too coarse for a loss."""
     return x if x.dtype.itemsize > 2 else x.float()
+
+
+P = ParamSpec("P")
+
+
+def in_float(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """``function`` with its tensors in float32 at least, and out of autocast.
+
+    Autocast would take products of matrices to bfloat16 whatever they are given, and a cosine of 0.999 to 1.
+    """
+
+    @functools.wraps(function)
+    def outside(*given: P.args, **named: P.kwargs) -> Tensor:
+        floats = [as_float(x) if isinstance(x, Tensor) else x for x in given]
+        device = next(x.device.type for x in given if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*floats, **named)  # type: ignore[arg-type]
+
+    return outside

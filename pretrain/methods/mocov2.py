@@ -1,5 +1,6 @@
 """MoCo v2 (Chen et al. 2020, arXiv 2003.04297; He et al. 2020, arXiv 1911.05722): a queue of negatives."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from pretrain.config import PretrainConfig
 from pretrain.methods.across import average_buffers, everyones, processes, rank
 from pretrain.methods.following import follow, follower
 from pretrain.methods.heads import mlp
-from pretrain.methods.method import Method, as_float
+from pretrain.methods.method import Method, as_float, check_positive, check_range, in_float
 from pretrain.methods.split_norm import split_batchnorm
 from siambench.errors import UserError
 from siambench.resnet import build_resnet, feature_dim
@@ -26,14 +27,19 @@ class Options:
         momentum: of the key encoder.
         temperature: of the softmax.
         bn_groups: parts of the batch, over all processes, with batch statistics of their own: MoCo's
-            GPUs. Keys are shuffled over the whole batch before they are cut, so that a query and its
-            key do not meet in one.
+            GPUs. Keys are shuffled over the whole batch before they are cut, so that who shares
+            statistics with a key says nothing of which query it belongs to.
     """
 
     queue: int = 65536
     momentum: float = 0.999
     temperature: float = 0.2
     bn_groups: int = 8
+
+    def __post_init__(self) -> None:
+        check_positive(self, "temperature")
+        check_range(self, 0, 1, "momentum")
+        check_range(self, 1, math.inf, "queue", "bn_groups")
 
 
 class MoCo(Method):
@@ -50,7 +56,7 @@ class MoCo(Method):
     def __init__(self, config: PretrainConfig, classes: int, images: int) -> None:
         super().__init__(config, classes, images)
         o, features = self.options, feature_dim(config.arch)
-        self.symmetric, self.seed = config.symmetric, config.seed
+        self.symmetric, self.seed, self.step = config.symmetric, config.seed, 0
         at_once = config.batch_size * (2 if config.symmetric else 1)
         if o.queue % at_once:
             raise UserError(
@@ -65,12 +71,15 @@ class MoCo(Method):
         self._fresh: list[Tensor] = []
 
     def forward(self, views: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """InfoNCE of queries of the first view and keys of the second (symmetric: and the reverse); q1."""
+        """InfoNCE of queries of the first view and keys of the second (symmetric: and the reverse); q1.
+
+        Symmetric is the mean of the two, as SimSiam's loss is.
+        """
         pairs = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
         losses, first = [], None
-        for number, (query, key) in enumerate(pairs):
+        for query, key in pairs:
             q = F.normalize(as_float(self.projector(self.backbone(views[query]))), dim=1)
-            k = self.keys(views[key], number)
+            k = self.keys(views[key])
             first = q.detach() if first is None else first
             losses.append(info_nce(q, k, self.queue.clone(), self.options.temperature))
             self._fresh.append(k)
@@ -78,23 +87,32 @@ class MoCo(Method):
         return torch.stack(losses).mean(), first
 
     @torch.no_grad()
-    def keys(self, images: Tensor, number: int) -> Tensor:
-        """Unit keys (N, d) of this process's images, which others may have encoded.
-
-        Args:
-            images: (N, 3, H, W).
-            number: of the pass in this step; with seed and step it decides the shuffle, the same in all
-                processes.
-        """
+    def keys(self, images: Tensor) -> Tensor:
+        """Unit keys (N, d) of this process's images (N, 3, H, W), which others may have encoded."""
         n = len(images)
-        order = np.random.default_rng([self.seed, 3, self.done, number]).permutation(
-            n * processes()
-        )
-        there, back = (torch.from_numpy(o).to(images.device) for o in (order, order.argsort()))
+        there, back = self.shuffle(n * processes(), images.device)
         mine = slice(rank() * n, (rank() + 1) * n)
         shuffled = everyones(images)[there[mine]].contiguous(memory_format=torch.channels_last)
         k = F.normalize(as_float(self.key_projector(self.key_backbone(shuffled))), dim=1)
         return everyones(k)[back[mine]]
+
+    @torch.compiler.disable
+    def shuffle(self, images: int, device: torch.device) -> Tensor:
+        """A random order and its reverse (2, images), the same in all processes.
+
+        Decided by seed, step, and how many passes this step had before.
+        """
+        order = np.random.default_rng([self.seed, 3, self.step, len(self._fresh)]).permutation(
+            images
+        )
+        both = torch.from_numpy(np.stack((order, order.argsort())))
+        if device.type == "cuda":  # from pinned memory the host need not wait
+            both = both.pin_memory()
+        return both.to(device, non_blocking=True)
+
+    def before_step(self, step: int) -> None:
+        """The step's number, for its shuffles."""
+        self.step = step
 
     @torch.no_grad()
     def after_update(self, done: int, total: int) -> None:
@@ -109,6 +127,7 @@ class MoCo(Method):
         average_buffers(nn.ModuleList([self.backbone, self.key_backbone]))
 
 
+@in_float
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Cross entropy of each query's key against the queue (He et al. 2020, equation 1).
 

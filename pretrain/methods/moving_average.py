@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pretrain.config import PretrainConfig
 from pretrain.methods.across import everyones
-from pretrain.methods.method import as_float
+from pretrain.methods.method import HEAD_FIELDS, as_float, check_range
 from pretrain.methods.simsiam import SimSiam
 
 
@@ -22,6 +22,9 @@ class Options:
 
     momentum: float = 0.8
 
+    def __post_init__(self) -> None:
+        check_range(self, 0, 1, "momentum")
+
 
 class MovingAverage(SimSiam):
     """Targets are averages over the views that an image ever had; meant without predictor.
@@ -33,6 +36,7 @@ class MovingAverage(SimSiam):
 
     label = "SimSiam, moving average"
     per_image = True
+    uses = frozenset(HEAD_FIELDS) - {"symmetric", "stop_gradient"}
     Options = Options
 
     def __init__(self, config: PretrainConfig, classes: int, images: int) -> None:

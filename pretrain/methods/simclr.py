@@ -1,5 +1,6 @@
 """SimCLR (Chen et al. 2020, arXiv 2002.05709): every other image of the batch is a negative."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from pretrain.config import PretrainConfig
 from pretrain.methods.across import everyones, rank
 from pretrain.methods.heads import mlp, together
-from pretrain.methods.method import Method, as_float
+from pretrain.methods.method import Method, check_positive, check_range, in_float
 from siambench.resnet import build_resnet, feature_dim
 
 
@@ -25,9 +26,16 @@ class Options:
     temperature: float = 0.1
     layers: int = 2
 
+    def __post_init__(self) -> None:
+        check_positive(self, "temperature")
+        check_range(self, 1, math.inf, "layers")
+
 
 class SimCLR(Method):
-    """Backbone and projector, a batch norm behind each layer of it (google-research/simclr, model_util.py)."""
+    """Backbone and projector, a batch norm behind each layer of it, the last without bias.
+
+    Source: google-research/simclr, model_util.py.
+    """
 
     label = "SimCLR"
     uses = frozenset({"dim", "hidden_dim"})
@@ -43,22 +51,26 @@ class SimCLR(Method):
             hidden_bn=True,
             output_bn=nn.BatchNorm1d(config.dim),
         )
+        self.projector[-1].bias.requires_grad_(False)
 
     def forward(self, views: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """NT-Xent of two views (N, 3, H, W), and z1 (N, d) for monitors."""
-        z1, z2 = map(as_float, together(self.backbone, self.projector, views))
+        z1, z2 = together(self.backbone, self.projector, views)
         return nt_xent(z1, z2, self.options.temperature), z1.detach()
 
 
+@in_float
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """The paper's equation 1: each view's other view against all views of all other images.
+
+    The sum of both views' means, as google-research/simclr (objective.py), so twice the paper's mean.
 
     Args:
         z1, z2: two views' outputs (N, d) of this process.
         temperature: of the cosines.
 
     Returns:
-        The mean over this process's 2 N views.
+        Of this process's 2 N views.
     """
     own = rank() * len(z1) + torch.arange(len(z1), device=z1.device)
     a, b = (F.normalize(z, dim=1) for z in (z1, z2))
@@ -68,4 +80,4 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
         itself = F.one_hot(own, len(same)).bool()
         negatives = (x @ same.T / temperature).masked_fill(itself, -torch.inf)
         losses.append(F.cross_entropy(torch.cat((x @ other.T / temperature, negatives), 1), own))
-    return (losses[0] + losses[1]) / 2
+    return losses[0] + losses[1]

@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
 from pretrain.methods.heads import mlp
-from pretrain.methods.method import HEAD_FIELDS, Method, as_float
+from pretrain.methods.method import HEAD_FIELDS, Method, in_float
 from siambench.resnet import build_resnet, feature_dim
 
 
+@in_float
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     """Minus the cosine of p and z (N, d), averaged over the batch: the paper's equation 1."""
     return -F.cosine_similarity(p, z, dim=1).mean()
 
 
+@in_float
 def cross_entropy(p: Tensor, z: Tensor) -> Tensor:
     """-softmax(z) · log softmax(p) along the d channels of p and z (N, d), averaged over the batch.
 
@@ -91,7 +93,7 @@ class SimSiam(Method):
         """The paper's D of predictions p and targets z (N, d), with the stop-gradient or without."""
         if self.stop_gradient:
             z = z.detach()
-        return self.similarity(as_float(p), as_float(z))
+        return self.similarity(p, z)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups; ``fix_lr`` marks one whose learning rate does not decay (Table 1).

@@ -1,5 +1,6 @@
 """SwAV (Caron et al. 2020, arXiv 2006.09882): predict the other view's cluster, clusters made on the go."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from pretrain.config import PretrainConfig
 from pretrain.methods.across import everyones, processes, rank, total
 from pretrain.methods.heads import mlp, together
-from pretrain.methods.method import Method, as_float
+from pretrain.methods.method import Method, as_float, check_positive, check_range, in_float
 from siambench.errors import UserError
 from siambench.resnet import build_resnet, feature_dim
 
@@ -43,6 +44,11 @@ class Options:
     weight_norm: bool = False
     layers: int = 2
 
+    def __post_init__(self) -> None:
+        check_positive(self, "temperature", "epsilon")
+        check_range(self, 1, math.inf, "prototypes", "iterations", "layers")
+        check_range(self, 0, math.inf, "frozen_steps", "queue", "queue_from")
+
 
 class SwAV(Method):
     """Backbone, projector, prototypes; two views, and as many smaller ones as there are (multi-crop).
@@ -69,28 +75,32 @@ class SwAV(Method):
         self.prototypes = nn.Linear(config.dim, o.prototypes, bias=False)
         self.queue: Tensor
         self.register_buffer("queue", torch.zeros(2 if o.queue else 0, o.queue, config.dim))
-        self.batch = config.batch_size
+        self.batch, self.queued = config.batch_size, False
         self._fresh: list[Tensor] = []
         self._unit_prototypes()
 
     def forward(self, views: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The swapped prediction of views (N, 3, H, W), and z1 (N, d) for monitors.
+        """The loss of views (N, 3, H, W), and z1 (N, d) for monitors."""
+        outputs = together(self.backbone, self.projector, views)
+        z = F.normalize(as_float(outputs), dim=2)
+        self._fresh.append(z[:2].detach())
+        return self.loss(z, self.prototypes.weight), z[0].detach()
+
+    @in_float
+    def loss(self, z: Tensor, prototypes: Tensor) -> Tensor:
+        """The swapped prediction of unit outputs (V, N, d) of V views and prototypes (K, d).
 
         Every view predicts the codes of the first two, its own excepted (equation 2, and 6 for more
         than two views).
         """
-        outputs = together(self.backbone, self.projector, views)
-        z = [F.normalize(as_float(x), dim=1) for x in outputs]
-        c = as_float(self.prototypes.weight)
-        c = F.normalize(c, dim=1) if self.options.weight_norm else c
-        scores = [x @ c.T for x in z]
-        logs = [(s / self.options.temperature).log_softmax(1) for s in scores]
-        self._fresh.append(torch.stack(z[:2]).detach())
+        c = F.normalize(prototypes, dim=1) if self.options.weight_norm else prototypes
+        scores = z @ c.T
+        logs = (scores / self.options.temperature).log_softmax(2)
         losses = []
         for target in (0, 1):
             q = self.codes(scores[target].detach(), c.detach(), target)
             losses += [-(q * p).sum(1).mean() for view, p in enumerate(logs) if view != target]
-        return torch.stack(losses).mean(), z[0].detach()
+        return torch.stack(losses).mean()
 
     def codes(self, scores: Tensor, prototypes: Tensor, view: int) -> Tensor:
         """Soft assignments of this process's images (N, K), balanced over all images of all processes.
@@ -101,7 +111,7 @@ class SwAV(Method):
             view: 0 or 1: whose queue takes part.
         """
         o, n = self.options, len(scores)
-        if o.queue and self.done * self.batch >= o.queue and self.done >= o.queue_from:
+        if self.queued:
             kept = self.queue[view].chunk(processes())[rank()]
             scores = torch.cat((scores, kept.to(scores.dtype) @ prototypes.T))
         return sinkhorn(scores, o.epsilon, o.iterations)[:n]
@@ -114,6 +124,11 @@ class SwAV(Method):
             {"params": encoder, "fix_lr": False},
             {"params": [self.prototypes.weight], "fix_lr": False},
         ]
+
+    def before_step(self, step: int) -> None:
+        """Whether the queue takes part: it is full, and old enough."""
+        full = step * self.batch >= self.options.queue
+        self.queued = self.options.queue > 0 and full and step >= self.options.queue_from
 
     def before_update(self, step: int) -> None:
         """Frozen prototypes have no gradient, so that neither momentum nor weight decay moves them."""

@@ -1,5 +1,6 @@
 """VICReg (Bardes et al. 2022, arXiv 2105.04906): keep variance, drop covariance, draw views together."""
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor
 from pretrain.config import PretrainConfig
 from pretrain.methods.across import everyones
 from pretrain.methods.heads import mlp
-from pretrain.methods.method import Method, as_float
+from pretrain.methods.method import Method, check_range, in_float
 from siambench.resnet import build_resnet, feature_dim
 
 
@@ -26,6 +27,9 @@ class Options:
     variance: float = 25.0
     covariance: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_range(self, 0, math.inf, "invariance", "variance", "covariance")
+
 
 class VICReg(Method):
     """Backbone and three-layer expander (facebookresearch/vicreg, main_vicreg.py)."""
@@ -42,9 +46,14 @@ class VICReg(Method):
         self.projector = mlp([features, hidden, hidden, config.dim], True, None, bias=False)
 
     def forward(self, views: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The paper's equation 6 of two views (N, 3, H, W), and z1 (N, d) for monitors."""
+        """The loss of two views (N, 3, H, W), and z1 (N, d) for monitors."""
+        z1, z2 = (self.projector(self.backbone(view)) for view in views)
+        return self.loss(z1, z2), z1.detach()
+
+    @in_float
+    def loss(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """The paper's equation 6 of two views' outputs (N, d)."""
         o = self.options
-        z1, z2 = (as_float(self.projector(self.backbone(view))) for view in views)
         loss = o.invariance * F.mse_loss(z1, z2)
         for z in map(everyones, (z1, z2)):
             centred = z - z.mean(0)
@@ -52,4 +61,4 @@ class VICReg(Method):
             cov = centred.T @ centred / (len(z) - 1)
             off = cov.square().sum() - cov.diagonal().square().sum()
             loss = loss + o.variance * F.relu(1 - std).mean() / 2 + o.covariance * off / z.shape[1]
-        return loss, z1.detach()
+        return loss

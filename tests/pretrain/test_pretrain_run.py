@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from torch.utils.data import default_collate
 
 from pretrain import VERBS
 from pretrain.checkpoint import checkpoints, seal
-from pretrain.config import check_config
+from pretrain.config import PretrainConfig, check_config
 from pretrain.loop import gradients, run
+from pretrain.methods import methods
+from pretrain.methods.method import HEAD_FIELDS
 from pretrain.methods.supervised import Supervised
 from pretrain.monitors import KnnMonitor
 from pretrain.run import lay_out, open_data
@@ -375,21 +377,27 @@ def test_gpu_run(config, method):
 
 
 @pytest.mark.gpu
-def test_a_step_does_not_wait_for_the_gpu(config):
-    made = lay_out(
-        replace(config, device="cuda", bf16=True),
-        World(0, 1, torch.device("cuda", 0)),
-        open_data(config),
+@pytest.mark.parametrize("method", methods())
+def test_a_step_does_not_wait_for_the_gpu(config, method):
+    heads = {f.name: f.default for f in fields(PretrainConfig) if f.name in HEAD_FIELDS}
+    options = {"mocov2": {"queue": 400, "bn_groups": 2}, "swav": {"frozen_steps": 2}}.get(
+        method, {}
     )
+    settings = replace(config, method=method, options=options, device="cuda", bf16=True, **heads)
+    made = lay_out(settings, World(0, 1, torch.device("cuda", 0)), open_data(config))
     views = next(made.batches)
     made.batches = itertools.repeat(views)
     for mode in ("default", "error"):  # the first steps set things up
         torch.cuda.set_sync_debug_mode(mode)
         try:
             for _ in range(3):
+                made.method.before_step(made.step)
                 made.watch.add(*gradients(made, made.method))
+                made.method.before_update(made.step)
                 made.optimizer.step()
                 made.optimizer.zero_grad()
+                made.step += 1
+                made.method.after_update(made.step, made.total)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -9,6 +9,7 @@ VERBS = {
         config="eval_detection.config:DetectConfig",
         run="eval_detection.evaluate:run",
         presets="eval_detection:presets/detect",
+        check="eval_detection.config:check_config",
         benchmark="eval_detection.evaluate:BENCHMARK",
     )
 }

@@ -9,6 +9,7 @@ VERBS = {
         config="eval_linear.config:LinearConfig",
         run="eval_linear.linear:run",
         presets="eval_linear:presets/linear",
+        check="eval_linear.checks:check_linear",
         benchmark="eval_linear.linear:BENCHMARK",
     ),
     "knn": Verb(
@@ -17,6 +18,7 @@ VERBS = {
         config="eval_linear.config:KnnConfig",
         run="eval_linear.knn:run",
         presets="eval_linear:presets/knn",
+        check="eval_linear.checks:check_knn",
         benchmark="eval_linear.knn:BENCHMARK",
     ),
     "predict": Verb(

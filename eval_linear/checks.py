@@ -2,8 +2,9 @@
 
 import math
 
-from eval_linear.config import LinearConfig
+from eval_linear.config import KnnConfig, LinearConfig
 from siambench.data.classification import Classification
+from siambench.errors import UserError
 from siambench.pooling import LAYERS
 from siambench.progress import say
 
@@ -47,6 +48,32 @@ def problems(config: LinearConfig) -> list[str]:
         and config.road == "online",
     }
     return [line for line, is_so in wrong.items() if is_so]
+
+
+def check_linear(config: LinearConfig) -> None:
+    """Refuse a protocol that makes no sense whatever the data.
+
+    Raises:
+        UserError: the first of :func:`problems`.
+    """
+    for problem in problems(config):
+        raise UserError(f"linear: {problem}")
+
+
+def check_knn(config: KnnConfig) -> None:
+    """Refuse a protocol that makes no sense whatever the data.
+
+    Raises:
+        UserError: names what is wrong.
+    """
+    if not 1 <= config.crop <= config.resize:
+        raise UserError("knn: crop must be at least 1 and at most resize")
+    if not config.temperature or not all(0 < t < math.inf for t in config.temperature):
+        raise UserError("knn: name at least one temperature, all positive, e.g. 0.07")
+    if len(set(config.temperature)) < len(config.temperature) or len(set(config.k)) < len(config.k):
+        raise UserError("knn: name each k and each temperature once")
+    if not config.k or min(config.k) < 1:
+        raise UserError(f"knn: k is {config.k}; name at least one, all at least 1, e.g. 20")
 
 
 def warn_of_enlarging(data: Classification, resize: int, crop: int) -> None:

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 
 from eval_linear import VERBS
-from eval_linear.checks import warn_of_enlarging
+from eval_linear.checks import check_knn, warn_of_enlarging
 from eval_linear.config import KnnConfig
 from eval_linear.results import as_metrics, class_metrics, keep_answers, top1_interval
 from siambench.backbone import Backbone
@@ -30,12 +30,7 @@ def open_data(config: KnnConfig) -> Classification:
             positive, a crop larger than the image, a search that the device cannot do, images with
             several labels, or as :func:`open_classification`.
     """
-    if not 1 <= config.crop <= config.resize:
-        raise UserError("knn: crop must be at least 1 and at most resize")
-    if not config.temperature or not all(0 < t < np.inf for t in config.temperature):
-        raise UserError("knn: name at least one temperature, all positive, e.g. 0.07")
-    if len(set(config.temperature)) < len(config.temperature) or len(set(config.k)) < len(config.k):
-        raise UserError("knn: name each k and each temperature once")
+    check_knn(config)
     check_search(config.search, pick_device(config.device))
     data = open_classification(
         config.data, skip_bad=config.skip_bad, download=config.download, flat="same"
@@ -46,7 +41,7 @@ def open_data(config: KnnConfig) -> Classification:
             "for; use linear or svm"
         )
     most = len(data.train.labels) - data.same
-    if not config.k or min(config.k) < 1 or max(config.k) > most:
+    if max(config.k) > most:
         raise UserError(
             f"knn: k {config.k} with {most} possible neighbours in {config.data}; every k must be "
             "between 1 and their number; choose others, e.g. --k 10,20"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_linear.checks import problems, warn_of_enlarging
+from eval_linear.checks import check_linear, warn_of_enlarging
 from eval_linear.config import LinearConfig
 from eval_linear.probe import Probe, diverged, save_heads, train
 from eval_linear.results import keep_answers, layer_metrics, lines_of, sweep_metrics
@@ -29,8 +29,7 @@ def open_data(config: LinearConfig) -> Classification:
     Raises:
         UserError: a number out of range, or as :func:`open_classification`.
     """
-    for problem in problems(config):
-        raise UserError(f"linear: {problem}")
+    check_linear(config)
     data = open_classification(config.data, skip_bad=config.skip_bad, download=config.download)
     labels = data.train.labels
     if len(config.settings) > 1 and len(labels) == (1 if data.multilabel else len(data.classes)):

@@ -9,6 +9,7 @@ VERBS = {
         config="eval_lowshot.config:SvmConfig",
         run="eval_lowshot.evaluate:run",
         presets="eval_lowshot:presets/svm",
+        check="eval_lowshot.config:check_config",
         benchmark="eval_lowshot.evaluate:BENCHMARK",
     )
 }

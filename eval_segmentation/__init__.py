@@ -9,6 +9,7 @@ VERBS = {
         config="eval_segmentation.config:SegmentConfig",
         run="eval_segmentation.evaluate:run",
         presets="eval_segmentation:presets/segment",
+        check="eval_segmentation.config:check_config",
         benchmark="eval_segmentation.evaluate:BENCHMARK",
     )
 }

@@ -9,7 +9,7 @@ class RunConfig:
 
     Args:
         file: a run file (FILE.yaml), or the name of a shipped one: demo, quick-check, simsiam-paper,
-            mmselfsup-page, ablate-stopgrad.
+            mmselfsup-page, ablate-stopgrad, relatives-demo.
         root: folder for everything the run makes; "runs/NAME" by default.
         data: where the data sets are; overrides the run file's.
         device: auto, cpu, cuda or cuda:N.

@@ -7,7 +7,9 @@ from statistics import median
 from pipeline.jobs import Job, Run
 from pipeline.runfile import ExecutorConfig, demands
 from pipeline.standing import Standing, records_in
+from siambench.config import read_yaml
 from siambench.errors import UserError
+from siambench.jobs import state_path
 from siambench.record import Record
 
 
@@ -76,17 +78,30 @@ class Earlier:
         return median(seconds for how, seconds in alike if how == most)
 
     def _pretraining(self, job: Job) -> float | None:
-        """From this run's own epochs, or those of an earlier run of the backbone's name."""
+        """From this run's own epochs, or those of an earlier run with the same settings but for the epochs."""
         from reports.collect import read_monitor
 
         own = Path(job.config.out) / "monitor.jsonl"
-        named = [p for p in self._pretrained if p.parent.name == job.backbone]
+        named = [p for p in self._pretrained if p.parent.name == job.backbone and _alike(p, job)]
         for path in [own, *named]:
             if path.is_file() and (epochs := read_monitor(path)):
                 done = epochs[-1]["epoch"] if path == own else 0
                 each = median(float(e.get("seconds", 0.0)) for e in epochs)
                 return each * (job.config.epochs - done)
         return None
+
+
+def _alike(monitor: Path, job: Job) -> bool:
+    """Whether the pre-training that wrote ``monitor`` has the job's settings, as its run folder kept them."""
+    root = monitor.parent.parent.parent
+    try:
+        made = read_yaml(state_path(root, job.name).with_suffix(".yaml"))
+    except UserError:
+        return False
+    free = {"out", "data", "device", "workers", "epochs"}
+    return isinstance(made, dict) and {k: v for k, v in made.items() if k not in free} == {
+        k: v for k, v in job.values.items() if k not in free
+    }
 
 
 def _has_gpu(executor: ExecutorConfig) -> bool:

@@ -10,6 +10,7 @@ from pipeline.verbs import EVALUATIONS, VERBS
 from siambench.errors import UserError
 from siambench.files import existing
 from siambench.jobs import slug
+from siambench.resnet import expected_shapes
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,11 @@ class _Maker:
         jobs, needs = [], ()
         options: dict[str, Any] = {"out": str(self.backbone_path(name))}
         if "checkpoint" in spec:
-            if taken := {"to", "out", "source"} & set(spec):
+            if taken := {"to", "out", "source", "config"} & set(spec):
                 raise UserError(f"{where}: {taken.pop()} is the run's to say; leave it out")
             options |= {k: v for k, v in spec.items() if k != "checkpoint"}
             options["source"] = spec["checkpoint"]
-            if ":" not in spec["checkpoint"]:  # a file, not a name such as timm:resnet50
-                existing(spec["checkpoint"], where)
+            _check_source(spec["checkpoint"], where)
             conversion = typed(VERBS["convert"], options, source, "backbones", name)
         else:
             folder = self.root / "pretrain" / name
@@ -168,7 +168,8 @@ class _Maker:
             raise UserError(
                 f"{source.where(*place)}: verb {verb!r} is not one of {', '.join(EVALUATIONS)}"
             )
-        for key in {"out", "backbone", "device", "workers"} & set(settings):
+        ours = {"out", "backbone", "name", "device", "workers", "only_trial", "config"}
+        for key in ours & set(settings):
             raise UserError(f"{source.where(*place, key)} is the run's to say; leave it out")
         names = settings.pop("backbones", list(self.file.backbones))
         settings.setdefault("trials", self.file.trials)
@@ -181,6 +182,8 @@ class _Maker:
                 "backbone": str(self.backbone_path(name)),
                 "out": str(self.root),
             }
+            if self.backbone_path(name).stem != name:
+                values["name"] = name
             config = typed(VERBS[verb], values, source, *place)
             title = " ".join(filter(None, (verb, settings.get("preset", ""), name)))
             if title in taken:
@@ -209,6 +212,22 @@ class _Maker:
         if self.file.digit_scenes is None and not found.startswith("torchvision:"):
             existing_any(found, where)
         return found
+
+
+def _check_source(source: str, where: str) -> None:
+    """Refuse a checkpoint that is not there, as far as that can be told without reading it.
+
+    Raises:
+        UserError: there is no such file, or no such architecture.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "random":
+        try:
+            expected_shapes(name)
+        except UserError as error:
+            raise UserError(f"{where}.checkpoint: {error}") from None
+    elif kind not in ("timm", "torchvision", "hf-hub") or not name:
+        existing(source, where)
 
 
 def existing_any(path: str, where: str) -> None:

@@ -16,6 +16,7 @@ from pipeline.task import log_name, make_task, tasks_folder
 from siambench.errors import UserError
 from siambench.jobs import JobState, read_states, state_path, write_state
 from siambench.progress import say
+from siambench.signals import SIGNALS
 
 _LOOK_EVERY = 1.0  # seconds between two looks at the jobs
 _NEVER = 60 * 24 * 365  # minutes: no time limit
@@ -25,6 +26,8 @@ def local(
     root: Path, jobs: list[Job], states: dict[str, JobState], executor: ExecutorConfig
 ) -> dict[str, JobState]:
     """Do ``jobs`` in processes of their own, as many at once as there are GPUs (or ``at_once``).
+
+    One that an earlier `run`, since killed, has left at work is waited for.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the jobs have saved and ended.
@@ -41,6 +44,11 @@ def local(
     slots = executor.at_once or max(1, len(free) // max(1, executor.gpus))
     waiting = [job for job in jobs if states[job.name].state != "failed"]
     running: dict[str, tuple[Any, list[int]]] = {}
+    for job in [job for job in waiting if states[job.name].state == "running"]:
+        wanted = int(demands(executor, job.verb)["gpus"])
+        running[job.name] = (_Left(root, job.name), [free.pop(0) for _ in range(wanted) if free])
+        waiting.remove(job)
+        say(f"still at work: {job.name}, process {states[job.name].pid}")
     with _asked_to_stop() as asked:
         told = 0
         while running or (waiting and not asked()):
@@ -76,6 +84,18 @@ def local(
     if told:
         raise KeyboardInterrupt
     return states
+
+
+class _Left:
+    """A job that another `run` started, by its file."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+
+    def done(self) -> bool:
+        """Whether it has ended, or is not heard of any more."""
+        states = {state.name: state.state for state in read_states(self.root)}
+        return states.get(self.name) != "running"
 
 
 def gpus_here() -> list[int]:
@@ -123,7 +143,7 @@ def _deaf() -> Iterator[None]:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], int]]:
-    """How often Ctrl-C or SIGTERM came while the body runs."""
+    """How often Ctrl-C, SIGTERM or SIGUSR1 came while the body runs."""
     count = 0
 
     def note(number: int, frame: object) -> None:
@@ -132,7 +152,7 @@ def _asked_to_stop() -> Iterator[Callable[[], int]]:
         what = "waiting for the jobs to save" if count == 1 else "ending them now"
         say(f"{signal.Signals(number).name}: {what}")
 
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, note) for n in SIGNALS}
     try:
         yield lambda: count
     finally:

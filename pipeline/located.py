@@ -42,8 +42,13 @@ def read_located(path: Path) -> Located:
     content = read_yaml(path)
     node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     lines: dict[Place, int] = {}
-    if node is not None:
-        _walk(path, node, (), lines)
+    try:
+        if node is not None:
+            _walk(path, node, (), lines)
+    except RecursionError:
+        raise UserError(
+            f"{path}: something in it contains itself, or it is nested too deeply"
+        ) from None
     return Located(path, content, lines)
 
 

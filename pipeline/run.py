@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.here import here
 from pipeline.jobs import Job, Run, lay_out
 from pipeline.plan import span
-from pipeline.standing import standings
+from pipeline.standing import data_key, standings
 from pipeline.verbs import EVALUATIONS, VERBS
 from siambench.data.digit_scenes import make
 from siambench.errors import EXIT_DONE, EXIT_FAULT, EXIT_USER, UserError
@@ -61,7 +61,7 @@ def _states(plan: Run) -> dict[str, JobState]:
     """A file per job with its configuration, and one that says how it stands; files of old jobs go."""
     before = {state.name: state for state in read_states(plan.root)}
     apart = plan.file.executor.kind != "here"
-    left = standings(plan) if apart else {}
+    left = standings(plan, look=True) if apart else {}
     states = {}
     for job in plan.jobs:
         settings = state_path(plan.root, job.name).with_suffix(".yaml")
@@ -75,13 +75,19 @@ def _states(plan: Run) -> dict[str, JobState]:
         if apart and not left[job.name].left:
             state = replace(state, state="done")
         elif (old := before.get(job.name)) and old.state in ("queued", "running", "lost"):
-            state = replace(state, state=old.state, scheduler_id=old.scheduler_id)
+            kept = {
+                "scheduler_id": old.scheduler_id,
+                "host": old.host,
+                "pid": old.pid,
+                "log": old.log,
+            }
+            state = replace(state, state=old.state, **kept)
         write_text(settings, json.dumps(job.values, indent=1) + "\n")  # YAML as well
         if state.state in ("waiting", "done"):
             write_state(plan.root, state)
         states[job.name] = state
-    kept = {*states, "report"} if plan.file.executor.kind == "slurm" else set(states)
-    for name in set(before) - kept:
+    known = {*states, "report"} if plan.file.executor.kind == "slurm" else set(states)
+    for name in set(before) - known:
         for path in folder_of(plan.root).glob(f"{state_path(plan.root, name).stem}.*"):
             path.unlink(missing_ok=True)
     if not apart:  # nobody else works here: what once ran does not
@@ -100,7 +106,7 @@ def _check_data(plan: Run, states: dict[str, JobState]) -> None:
             continue
         problem = left[job.name].problem
         config = job.config
-        key = json.dumps({**job.values, "backbone": "", "only_trial": -1}, sort_keys=True)
+        key = data_key(job)
         if not problem and key not in seen:
             say(f"checking the data of {job.benchmark}: {config.data}")
             seen[key] = ""

@@ -1,5 +1,6 @@
 """The run file: which backbones to compare on which benchmarks, and who does the work."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from pipeline.located import Located, read_located
 from siambench.config import Verb, make_config
 from siambench.errors import UserError
+from siambench.files import check_name
 
 
 @dataclass
@@ -188,25 +190,40 @@ def _executor(content: dict[str, Any], source: Located) -> ExecutorConfig:
     if isinstance(said, str):
         said = {"kind": said}
         content = {**content, "executor": said}
+    for key, value in said.items():
+        if value is None:
+            raise UserError(
+                f"{source.where('executor', key)} says nothing; give it a value or leave it out"
+            )
     inside = Located(source.path, content, source.lines)
     executor: ExecutorConfig = (
         typed(_EXECUTOR, dict(said), inside, "executor") if said else ExecutorConfig()
     )
     from pipeline.verbs import VERBS
 
+    _check_ranges(executor, source, "executor")
     for verb, differs in executor.verbs.items():
         where = source.where("executor", "verbs", verb)
         check_key(verb, list(VERBS), where, "siambench")
         for key in differs:
             check_key(key, sorted(_PER_VERB), f"{where}.{key}", "a verb of the executor")
-        make_config(_EXECUTOR, dict(differs), where)
+        made = make_config(_EXECUTOR, dict(differs), where)
+        _check_ranges(made, source, "executor", "verbs", verb)
+    return executor
+
+
+def _check_ranges(executor: ExecutorConfig, source: Located, *place: str) -> None:
+    """Refuse numbers that cannot be meant; those at ``place`` of the file are the user's.
+
+    Raises:
+        UserError: with the line of the first.
+    """
     for key in ("gpus", "at_once", "memory_gb", "requeues"):
         if getattr(executor, key) < 0:
-            raise UserError(f"{source.where('executor', key)} must be 0 or more")
+            raise UserError(f"{source.where(*place, key)} must be 0 or more")
     for key in ("nodes", "cpus", "hours", "grace_seconds"):
-        if not getattr(executor, key) > 0:
-            raise UserError(f"{source.where('executor', key)} must be more than 0")
-    return executor
+        if not 0 < getattr(executor, key) < math.inf:
+            raise UserError(f"{source.where(*place, key)} must be more than 0, and finite")
 
 
 def _check_shapes(content: dict[str, Any], source: Located) -> None:
@@ -225,37 +242,51 @@ def _check_shapes(content: dict[str, Any], source: Located) -> None:
         return value
 
     need(str, "text", "name")
+    check_name(content["name"], source.where("name"))
     backbones = need(dict, "a mapping of names to backbones", "backbones")
     benchmarks = need(list, "a list of benchmarks", "benchmarks")
     if not backbones or not benchmarks:
         raise UserError(f"{source.path}: name at least one backbone and one benchmark")
     optional: list[tuple[str, type | tuple[type, ...], str]] = [
         ("data", (str, dict), "a folder's name, or data sets' names and folders"),
-        ("trials", int, "a number"),
         ("digit_scenes", dict, "a mapping such as {images: 6000}"),
         ("executor", (str, dict), "here, local, slurm or a mapping such as {kind: slurm, gpus: 8}"),
     ]
     for key, kind, like in optional:
         if content.get(key) is not None:
             need(kind, like, key)
-    if content.get("trials", 1) < 1:
+    if "trials" in content and need(int, "a number", "trials") < 1:
         raise UserError(f"{source.where('trials')} is {content['trials']}; it must be at least 1")
+    for key in set(content.get("digit_scenes") or ()) & {"out"}:
+        raise UserError(f"{source.where('digit_scenes', key)} is the run's to say; leave it out")
     for name in content["data"] if isinstance(content.get("data"), dict) else ():
+        if not isinstance(name, str):
+            raise UserError(f"{source.where('data')}: name {name!r} in quotes")
         need(str, "a folder's name", "data", name)
     for name, spec in backbones.items():
         if not isinstance(name, str):
             raise UserError(f"{source.where('backbones')}: name {name!r} in quotes")
+        check_name(name, source.where("backbones", name))
         need(dict, "a mapping such as {checkpoint: PATH}", "backbones", name)
         for key in {"checkpoint", "backbone"} & set(spec):
             need(str, "a file's name", "backbones", name, key)
         if "pretrain" in spec:
-            need(dict, "a mapping such as {preset: NAME}", "backbones", name, "pretrain")
+            place = ("backbones", name, "pretrain")
+            settings = need(dict, "a mapping such as {preset: NAME}", *place)
+            for key in {"preset", "data"} & set(settings):
+                need(str, "text", *place, key)
+            for key in {"out", "device", "workers", "config"} & set(settings):
+                raise UserError(f"{source.where(*place, key)} is the run's to say; leave it out")
     for number, entry in enumerate(benchmarks):
         need(dict, "a mapping such as {verb: knn, preset: in1k-knn}", "benchmarks", number)
-        if "data" in entry:
-            need(str, "a folder's name", "benchmarks", number, "data")
+        for key in {"verb", "preset", "data"} & set(entry):
+            need(str, "text", "benchmarks", number, key)
         if "backbones" in entry:
-            need(list, "a list of names", "benchmarks", number, "backbones")
-            for which in entry["backbones"]:
-                here = source.where("benchmarks", number, "backbones")
-                check_key(str(which), list(map(str, backbones)), here, "backbones")
+            names = need(list, "a list of names", "benchmarks", number, "backbones")
+            here = source.where("benchmarks", number, "backbones")
+            for which in names:
+                if not isinstance(which, str):
+                    raise UserError(f"{here}: name {which!r} in quotes")
+                check_key(which, list(backbones), here, "backbones")
+            if twice := [which for which in names if names.count(which) > 1]:
+                raise UserError(f"{here}: {twice[0]!r} is named twice")

@@ -1,5 +1,6 @@
-"""What of a run is done already, told from its files alone: no data set is opened."""
+"""What of a run is done already, told from its files; data sets are opened only where that is asked for."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,17 +41,26 @@ def records_in(folders: Iterable[Path]) -> list[Record]:
     return found
 
 
-def standings(run: Run) -> dict[str, Standing]:
+Identity = tuple[str, str, str, str, int, int]
+
+
+def standings(run: Run, look: bool = False) -> dict[str, Standing]:
     """The standing of every job by its name.
 
-    A record counts for an evaluation if backbone, protocol, seed and trial are its own; whether the
-    data are still the same is seen when the job runs.
+    A record counts for an evaluation if backbone, protocol, seed and trial are its own.
+
+    Args:
+        run: the run.
+        look: open the data of what is recorded: records of other data do not count then. Without, that is
+            seen when the job runs.
     """
-    recorded = {
-        (r.benchmark, r.protocol_hash, r.backbone["sha256"], r.seed, r.trial)
-        for r in records_in([run.root])
-    }
+    recorded: dict[Identity, set[str]] = {}
+    for r in records_in([run.root]):
+        backbone = r.backbone["name"], r.backbone["sha256"]
+        identity = (r.benchmark, r.protocol_hash, *backbone, r.seed, r.trial)
+        recorded.setdefault(identity, set()).add(r.dataset.fingerprint)
     digests: dict[str, str] = {}
+    prints: dict[str, str] = {}
     found: dict[str, Standing] = {}
     for job in run.jobs:
         ready = all(found[name].left == 0 for name in job.needs)
@@ -60,8 +70,31 @@ def standings(run: Run) -> dict[str, Standing]:
         elif job.verb == "convert":
             found[job.name] = Standing(int(not (ready and _converted(job.config))))
         else:
-            found[job.name] = _evaluated(job, recorded if ready else set(), digests)
+            standing = _evaluated(job, recorded if ready else {}, digests)
+            if look and standing.left < standing.trials:
+                standing = _looked_at(job, recorded, digests, prints)
+            found[job.name] = standing
     return found
+
+
+def data_key(job: Job) -> str:
+    """Equal for evaluations that open the same data in the same way."""
+    apart = {"backbone": "", "name": "", "only_trial": -1}
+    return json.dumps({**job.values, **apart, "verb": job.verb}, sort_keys=True)
+
+
+def _looked_at(
+    job: Job, recorded: dict[Identity, set[str]], digests: dict[str, str], prints: dict[str, str]
+) -> Standing:
+    """The standing among the records of the data as they are now."""
+    if (key := data_key(job)) not in prints:
+        try:
+            prints[key] = VERBS[job.verb].load_benchmark().open_data(job.config).info.fingerprint
+        except UserError as error:
+            trials = _evaluated(job, {}, digests).trials
+            return Standing(trials, trials, str(error))
+    same = {identity: found for identity, found in recorded.items() if prints[key] in found}
+    return _evaluated(job, same, digests)
 
 
 def _converted(config: Any) -> bool:
@@ -78,9 +111,7 @@ def _converted(config: Any) -> bool:
     return not source.is_file() or made_of == sha256_file(source)
 
 
-def _evaluated(
-    job: Job, recorded: set[tuple[str, str, str, int, int]], digests: dict[str, str]
-) -> Standing:
+def _evaluated(job: Job, recorded: dict[Identity, set[str]], digests: dict[str, str]) -> Standing:
     """The standing of an evaluation."""
     config: EvaluationConfig = job.config
     benchmark = VERBS[job.verb].load_benchmark()
@@ -96,6 +127,10 @@ def _evaluated(
     if path not in digests:
         digests[path] = sha256_file(path)
     hashed = digest_of({**protocol_of(config), "version": benchmark.version, "engine": engine})
-    name = config.preset or benchmark.verb
-    done = sum((name, hashed, digests[path], config.seed + t, t) in recorded for t in trials)
+    backbone = config.name or Path(path).stem, digests[path]
+    seeds = [config.seed + t if benchmark.seeded(config) else 0 for t in trials]
+    done = sum(
+        (config.preset or benchmark.verb, hashed, *backbone, seed, t) in recorded
+        for seed, t in zip(seeds, trials, strict=True)
+    )
     return Standing(len(trials) - done, len(trials))

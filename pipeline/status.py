@@ -81,7 +81,10 @@ def _watch(root: Path) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    if not sys.stdout.isatty():
+        console.width = 1000  # columns are cut at the edge, and a file has none
+    return console
 
 
 def _picture(root: Path, states: list[JobState]) -> Any:
@@ -126,6 +129,6 @@ def _length(started: str, ended: str | None) -> str:
     try:
         first = datetime.fromisoformat(started)
         last = datetime.now(UTC) if ended is None else datetime.fromisoformat(ended)
-    except ValueError:
+        return span((last - first).total_seconds())
+    except (ValueError, TypeError):  # TypeError: one of them without a time zone
         return ""
-    return span((last - first).total_seconds())

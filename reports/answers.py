@@ -70,7 +70,10 @@ def answers(section: Section, given_by: str, backbones: Sequence[Backbone], out:
     folded = len(pictures) > SHOWN or section.verb in ("detect", "segment")
     lines = _gallery(pictures, what, title + _in_brackets(by + first), folded)
     if files:
-        lines += [f"{meaning}, {predictions}{escape(_in_brackets(by))}: {', '.join(files)}.", ""]
+        lines += [
+            f"{meaning}, {predictions}{_in_brackets(list(map(escape, by)))}: {', '.join(files)}.",
+            "",
+        ]
     return lines
 
 

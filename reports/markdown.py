@@ -18,14 +18,20 @@ MOST_LINKS = 8  # trials whose links a cell has room for
 _MARKUP = re.compile(r"[\\|*`~\[\]<>]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
 
+def printable(text: object) -> str:
+    """``text`` on one line, with ``�`` for what a terminal or an editor would obey instead of show."""
+    line = " ".join(str(text).split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
+
+
 def escape(text: object) -> str:
     """``text`` as it stands: what Markdown or HTML would read as markup is escaped."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def summary(text: object) -> str:
     """The line that opens what is folded away. It is HTML: Markdown's escapes do not hold in it."""
-    return f"<details><summary>{html.escape(' '.join(str(text).split()), quote=False)}</summary>"
+    return f"<details><summary>{html.escape(printable(text), quote=False)}</summary>"
 
 
 def fenced(text: str, language: str) -> list[str]:
@@ -37,7 +43,7 @@ def fenced(text: str, language: str) -> list[str]:
 
 def code(text: object) -> str:
     """``text`` as inline code, in a table or not."""
-    return f"`{str(text).replace('`', chr(39)).replace('|', '/')}`"
+    return f"`{printable(text).replace('`', chr(39)).replace('|', '/')}`"
 
 
 @dataclass
@@ -89,7 +95,7 @@ class Links:
     def definitions(self) -> list[str]:
         """The lines that define every link used so far."""
         targets = {n: relative(path, self.folder) for path, n in self.numbers.items()}
-        return [f"[r{number}]: {quote(target)}" for number, target in targets.items()]
+        return [f"[r{number}]: {quote(os.fsencode(target))}" for number, target in targets.items()]
 
 
 def relative(path: Path, folder: Path) -> str:

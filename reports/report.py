@@ -20,7 +20,7 @@ from reports.overview import Headline, headlines, monitor_table, overview
 from reports.precision import precision_curves
 from reports.provenance import how_made
 from reports.reading import MANY
-from reports.rows import Backbone, backbones_of
+from reports.rows import Backbone, backbones_of, check_order
 from reports.sections import Section, sections_of
 from reports.states import States
 from reports.stats import Metrics
@@ -46,7 +46,8 @@ def run(config: ReportConfig) -> dict[str, str]:
     for folder in dirs:
         check_run_folder(folder)
     out = Path(config.out or dirs[0] / "report.md")
-    write_report(dirs, out, config.order, formats, config.compare if any(config.compare) else ())
+    pair = config.compare if any(config.compare) else ()
+    write_report(dirs, out, config.order, formats, pair, known_only=True)
     files = files_of(out, formats)
     for path in files.values():
         say(f"report: {path}")
@@ -72,6 +73,7 @@ def write_report(
     order: Sequence[str] = (),
     formats: Sequence[str] = ("md", "html"),
     compare: Sequence[str] = (),
+    known_only: bool = False,
 ) -> Path:
     """Write the report of ``dirs`` beside or at ``out`` and its plots to ``plots/`` there.
 
@@ -85,18 +87,21 @@ def write_report(
         order: backbone names in the order of the rows; others follow by name.
         formats: of :data:`reports.formats.ENDINGS`; without md and html nothing is drawn.
         compare: names of two backbones, or none.
+        known_only: refuse names in ``order`` that no record and no job has, instead of giving them a row.
 
     Returns:
         The file of the first format.
 
     Raises:
-        UserError: a name to compare is no backbone's.
+        UserError: a name to order or to compare is no backbone's.
     """
     files = files_of(out, formats)
     collected = collect(dirs)
     for left in collected.left_out:
         say(f"left out of the report: {left.path}: {left.reason}")
     states = States(collected.jobs)
+    if known_only:
+        check_order(order, collected.entries, states.backbones)
     backbones = backbones_of(collected.entries, order, states.backbones)
     pair = find_pair(compare, backbones) if compare else None
     if "csv" in files:

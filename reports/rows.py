@@ -1,10 +1,12 @@
 """The rows of every table: which backbones, in which order, under which label."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.collect import Entry
 from reports.stats import Row, row_of
+from siambench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,23 @@ class Backbone:
     method: str = ""
     epochs: str = ""
     arch: str = ""
+
+
+def check_order(order: Sequence[str], entries: list[Entry], others: Sequence[str]) -> None:
+    """Refuse a name in ``order`` that no record and no job has.
+
+    Raises:
+        UserError: with the name that was perhaps meant.
+    """
+    known = list(dict.fromkeys([*(row_of(entry).name for entry in entries), *others]))
+    for name in order:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"is {near[0]!r} meant? " if near else ""
+            raise UserError(
+                f"report: --order: {name!r} has neither a record nor a job; {meant}There are: "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def backbones_of(

@@ -153,7 +153,7 @@ def _place(name: str, known: Iterable[str]) -> int:
 def _paired(groups: list[Group]) -> list[list[Group]]:
     """Each group alone, but a full and a low-shot SVM together where the pair is unambiguous.
 
-    They then have one engine, one data set and the same classes.
+    They then have one engine, one data set, the same classes and the same settings of what both have.
     """
     paired: list[list[Group]] = []
     for group in groups:
@@ -167,9 +167,16 @@ def _paired(groups: list[Group]) -> list[list[Group]]:
     return paired
 
 
+# What a full and a low-shot SVM differ in by their nature.
+_OF_A_MODE = {"mode", "k", "samples", "negatives_per_positive", "costs", "layers"}
+
+
 def _measures_as(one: Group, other: Group) -> bool:
     engines = [g.entries[0].record.engine for g in (one, other)]
     same = engines[0] == engines[1] and one.dataset == other.dataset
+    protocols = [{k: v for k, v in g.protocol.items() if k not in _OF_A_MODE} for g in (one, other)]
+    both = protocols[0].keys() & protocols[1].keys()
+    same = same and all(protocols[0][k] == protocols[1][k] for k in both)
     return same and one.left_out.keys() == other.left_out.keys()
 
 

@@ -16,6 +16,7 @@ from siambench.errors import (
     UserError,
 )
 from siambench.progress import quieted
+from siambench.signals import stopped_by_schedulers
 
 
 def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def run_verb(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     quiet = _take(arguments, "--quiet") or as_json
     logging.captureWarnings(True)  # library chatter does not belong between progress lines
     try:
-        with quieted(quiet):
+        with quieted(quiet), stopped_by_schedulers():
             config = parse_args(verb, arguments)
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 result = verb(config)  # what it prints for people must not mix with the JSON

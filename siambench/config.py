@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from siambench.errors import UserError
+from siambench.files import check_name
 
 
 @dataclass
@@ -29,6 +30,7 @@ class EvaluationConfig:
         backbone: the backbone file (NAME.safetensors), or anything that `siambench convert` reads: a
             checkpoint, timm:NAME, torchvision:NAME, hf-hub:REPO, random:ARCH.
         data: the data set's folder.
+        name: as tables call the backbone; by default the file's name.
         preset: name of the preset the protocol started from (`--preset NAME` loads it).
         out: run folder; the record goes to OUT/records.
         seed: seed of trial 0; trial t uses seed + t.
@@ -43,6 +45,7 @@ class EvaluationConfig:
 
     backbone: str
     data: str
+    name: str = ""
     preset: str = ""
     out: str = "runs/eval"
     seed: int = 0
@@ -83,6 +86,25 @@ _RUNTIME = {f.name for f in fields(EvaluationConfig)} - {"skip_bad"} | {
     "sbd",
     "search",
 }
+
+
+def check_trials(config: EvaluationConfig) -> None:
+    """Refuse a seed, a number of trials or a name that cannot be meant.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if config.trials < 1:
+        raise UserError(f"--trials is {config.trials}; it must be at least 1")
+    if not 0 <= config.seed <= 2**63 - config.trials:
+        raise UserError(f"--seed is {config.seed}; it must be at least 0 and below 2^63")
+    if not -1 <= config.only_trial < config.trials:
+        raise UserError(
+            f"--only_trial is {config.only_trial}; of {config.trials} trials the last is "
+            f"{config.trials - 1}, and -1 means all"
+        )
+    if config.name:
+        check_name(config.name, "--name")
 
 
 def protocol_of(config: EvaluationConfig) -> dict[str, Any]:
@@ -150,11 +172,13 @@ class Verb:
         return _load(self.config)  # type: ignore[no-any-return]
 
     def refuse(self, config: Any) -> None:
-        """Import and call ``check``, if there is one.
+        """Check trials and name of an evaluation; import and call ``check``, if there is one.
 
         Raises:
             UserError: the configuration cannot be meant.
         """
+        if isinstance(config, EvaluationConfig):
+            check_trials(config)
         if self.check:
             _load(self.check)(config)
 
@@ -388,6 +412,10 @@ def _words(kind: Any) -> str:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if _takes_list(kind):
         of = [_words(part).removeprefix("a ") for part in get_args(kind) if part is not ...]
-        return f"a list of {' and '.join(dict.fromkeys(of))}s"
+        many = get_origin(kind) is list or ... in get_args(kind)
+        number = "" if many else f"{len(of)} "
+        return f"a list of {number}{' and '.join(dict.fromkeys(of))}s"
+    if get_origin(kind) is dict:
+        return "a mapping" + (" of mappings" if get_origin(get_args(kind)[1]) is dict else "")
     named = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return named.get(kind, str(kind))

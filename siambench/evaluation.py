@@ -15,7 +15,7 @@ import torch
 
 from siambench.backbone import Backbone
 from siambench.checkpoints.source import load_backbone
-from siambench.config import EvaluationConfig, overridden, protocol_of
+from siambench.config import EvaluationConfig, check_trials, overridden, protocol_of
 from siambench.device import (
     hardware,
     peak_memory_bytes,
@@ -130,16 +130,7 @@ def run_evaluation(benchmark: Benchmark[C, D], config: C) -> list[Record]:
 
 def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Record]:
     parallel = benchmark.parallel(config)
-    if config.trials < 1 or not 0 <= config.seed <= 2**63 - config.trials:
-        raise world.problem(
-            f"trials must be at least 1 and seed at least 0 and below 2^63, not {config.trials} and "
-            f"{config.seed}"
-        )
-    if not -1 <= config.only_trial < config.trials:
-        raise world.problem(
-            f"only_trial is {config.only_trial}; of {config.trials} trials the last is "
-            f"{config.trials - 1}, and -1 means all"
-        )
+    world.from_first(lambda: check_trials(config))
     overrides = world.from_first(lambda: overridden(config, benchmark.verb))
     world.from_first(lambda: writable_folder(config.out, "--out: folder"))
     trials = config.trials
@@ -148,6 +139,7 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
         trials = 1
     engine = world.from_first(lambda: benchmark.engine(config))
     backbone = world.from_first(lambda: load_backbone(config.backbone))
+    backbone.name = config.name or backbone.name
     data = world.from_first(lambda: benchmark.open_data(config))
     name = config.preset or benchmark.verb
     protocol = {**protocol_of(config), "version": benchmark.version, "engine": engine}
@@ -155,7 +147,7 @@ def _run_trials(benchmark: Benchmark[C, D], config: C, world: World) -> list[Rec
     workers = share_cores(config.workers, world.device, local_size())
     records = []
     for trial in range(trials) if config.only_trial < 0 else [min(config.only_trial, trials - 1)]:
-        seed = config.seed + trial
+        seed = config.seed + trial if benchmark.seeded(config) else 0
         fingerprint = data.info.fingerprint
         key = record_key(name, protocol_hash, backbone.sha256, fingerprint, seed, trial)
         stem = f"{name}-{backbone.name}-{key}"

@@ -138,3 +138,27 @@ def existing(path: str | Path, what: str, *, folder: bool = False, hint: str = "
         found = f"is not a {kind}" if path.exists() else "does not exist"
         raise UserError(f"{what}: {path} {found}{'; ' + hint if hint else ''}")
     return path
+
+
+MOST_NAME = 100  # bytes: names become parts of file names, which may have 255
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that files and folders could not carry, or would carry elsewhere.
+
+    Args:
+        name: given by the user.
+        what: opens the message.
+
+    Raises:
+        UserError: it is empty, too long, begins with a point or a minus, or has a slash or what cannot be printed.
+    """
+    bad = [c for c in name if c in "/\\" or not c.isprintable()]
+    if bad:
+        raise UserError(
+            f"{what} is {name!r}; it becomes a file's name and must not have {bad[0]!r}"
+        )
+    if not name.strip() or name[0] in ".-" or len(name.encode()) > MOST_NAME:
+        raise UserError(
+            f"{what} is {name!r}; it becomes a file's name: 1 to {MOST_NAME} bytes, not beginning with . or -"
+        )

@@ -181,11 +181,15 @@ def read_fields(path: str | Path) -> tuple[dict[str, Any], list[Metric], list[fl
         raise
     try:
         return _checked(path, orjson.loads(text))
-    except (orjson.JSONDecodeError, UserError):  # json has the last word: orjson's 2**64 is a float
+    except (
+        orjson.JSONDecodeError,
+        UserError,
+        RecursionError,
+    ):  # json has the last word: orjson's 2**64 is a float
         pass
     try:
         body = json.loads(text.decode(), parse_constant=_no_number)
-    except ValueError as error:  # not JSON, not UTF-8, NaN
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, NaN, nested too deeply
         raise UserError(f"{path} is not a record: {error}; delete it and run again") from None
     return _checked(path, body)
 

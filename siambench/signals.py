@@ -6,10 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from siambench.distributed import World
 from siambench.progress import say
+
+if TYPE_CHECKING:  # every command imports this module, and not all of them torch
+    from siambench.distributed import World
 
 # What schedulers send before they kill (Slurm: --signal=USR1@120), and Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -36,7 +38,7 @@ class StopRequest:
         self.name = signal.Signals(number).name
 
 
-def stop_saved(asked: "StopRequest", world: World, what: str) -> NoReturn:
+def stop_saved(asked: "StopRequest", world: "World", what: str) -> NoReturn:
     """End a training that was asked to stop, when every process knows that its state is saved.
 
     Args:
@@ -59,6 +61,29 @@ def leave_to_parent(worker: int) -> None:
     the parent its step. So it leaves the group. The parent ends it, and one without a parent ends itself.
     """
     os.setpgid(0, 0)
+
+
+@contextmanager
+def stopped_by_schedulers() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 are as one Ctrl-C while the body runs, where nothing else takes them.
+
+    In the main thread only, and only instead of the default, which is to die on the spot.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    taken = [n for n in SIGNALS if signal.getsignal(n) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -378,15 +378,22 @@ def _images_inside(folder: Path, prefix: str) -> list[str]:
 
 
 def dataset_name(root: str | Path, counts: dict[str, int]) -> str:
-    """Official name if ``counts`` are the official ones; else the marker's name; else the folder's."""
+    """Official name if ``counts`` are the official ones; else the marker's name; else the folder's.
+
+    A folder that has an official name and other counts does not get it: published rows go by the name.
+    """
     for name, official in OFFICIAL_COUNTS.items():
         if all(counts.get(split) == n for split, n in official.items()):
             return name
     root = Path(root).resolve()
     for folder in (root, *root.parents):
         if "name" in (marker := read_marker(folder)):
-            return str(marker["name"])
-    return root.name
+            return _unofficial(str(marker["name"]))
+    return _unofficial(root.name)
+
+
+def _unofficial(name: str) -> str:
+    return f"{name} (other counts)" if name in OFFICIAL_COUNTS else name
 
 
 def read_marker(folder: Path) -> dict[str, Any]:

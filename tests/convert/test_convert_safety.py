@@ -85,7 +85,7 @@ def _archive(kind: str) -> bytes:
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "it is an XML page"),
         (b'{"error": "Not Found"}', "JSON text"),
         (b'{"data":{"error": 404}}', "JSON text"),
-        (gzip.compress(b"weights"), "a packed archive; unpack it"),
+        (gzip.compress(b"weights", mtime=0), "a packed archive; unpack it"),
         (bz2.compress(b"weights"), "a packed archive; unpack it"),
         (lzma.compress(b"weights"), "a packed archive; unpack it"),
         (_archive("tar"), "a tar archive; unpack it"),

@@ -1,6 +1,8 @@
 """The command line: help without torch, one clear line and exit 2 for what the user can mend."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -163,6 +165,16 @@ def test_ctrl_c_exits_130(monkeypatch, capsys):
     monkeypatch.setattr(pretrain.loop, "run", stopped)
     assert main(["pretrain", "--data", "x"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_schedulers_send_is_as_one_ctrl_c(number, monkeypatch, capsys):
+    before = signal.getsignal(number)
+    stop = lambda verb, config: os.kill(os.getpid(), number)  # noqa: E731
+    monkeypatch.setattr(type(VERBS["doctor"]), "__call__", stop)
+    assert main(["doctor"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
 
 
 def test_what_needs_a_failed_job_is_not_tried_and_the_rest_is(tmp_path, monkeypatch, capsys):

@@ -109,6 +109,40 @@ def test_a_local_job_that_fails_says_why_and_the_others_go_on(scenes, tmp_path):
     assert alone.returncode == 0  # the command is whole: with another rate it works
 
 
+def test_what_a_killed_run_left_at_work_is_waited_for(scenes, tmp_path):
+    command = run_file(tmp_path, scenes, "{kind: local, gpus: 0, at_once: 2}")
+    root = tmp_path / "root"
+    code = f"""
+from pathlib import Path
+from pipeline.config import RunConfig
+from pipeline.jobs import lay_out
+from pipeline.verbs import VERBS
+from siambench.jobs import JobState, doing
+run = lay_out(RunConfig({command[4]!r}, root={command[6]!r}, data={command[8]!r}))
+job = next(job for job in run.jobs if job.name == "convert random")
+with doing(run.root, JobState(job.name, verb=job.verb), lambda: ""):
+    print("at work", flush=True)
+    input()
+    VERBS["convert"](job.config)
+"""
+    (root / "run").mkdir(parents=True)
+    left = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert left.stdout.readline() == "at work\n"
+    again = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    said = ""
+    while "still at work: convert random" not in said:
+        line = again.stderr.readline()
+        assert line, said
+        said += line
+    left.communicate("\n")
+    _, rest = again.communicate(timeout=600)
+    assert again.returncode == 0, said + rest
+    assert "started: convert random" not in said + rest
+    assert states(tmp_path) == dict.fromkeys(JOBS, "done")
+
+
 @pytest.mark.parametrize("executor", ["here", "{kind: local, gpus: 0, at_once: 2}"])
 def test_ctrl_c_lets_jobs_save_and_the_same_command_goes_on(scenes, tmp_path, executor):
     command = run_file(tmp_path, scenes, executor, epochs=2000)

@@ -204,6 +204,65 @@ def test_bad_data_are_said_before_pre_training(scenes, tmp_path, capsys):
     assert "not tried: knn random (needs convert random)" in captured.out
 
 
+def test_records_of_other_data_do_not_count_where_the_data_are_opened(ran, scenes, tmp_path):
+    file, root = ran
+    data = shutil.copytree(scenes, tmp_path / "data")
+    sorted((data / "imagenet/train").glob("*/*"))[0].unlink()
+    run = lay_out(RunConfig(str(file), root=str(root), data=str(data)))
+    assert {s.left for s in standings(run).values()} == {0}
+    left = {name: s.left for name, s in standings(run, look=True).items() if s.left}
+    assert left == {"knn random": 1, "knn other": 1}
+    sorted((data / "imagenet/train").glob("*/*"))[0].write_bytes(b"")
+    problems = {name: s.problem for name, s in standings(run, look=True).items() if s.problem}
+    assert set(problems) == {"knn random", "knn other"}
+
+
+def test_a_backbone_file_has_the_name_of_the_run_file(ran, scenes, tmp_path, capsys):
+    """Two files of one name, and one file under two names."""
+    _, root = ran
+    for place, source in (("a", "random"), ("b", "other")):
+        (tmp_path / place).mkdir()
+        shutil.copy(root / f"backbones/{source}.safetensors", tmp_path / place / "x.safetensors")
+    where = {"ours": "a", "baseline": "b", "renamed": "a"}
+    backbones = "".join(
+        f"  {name}: {{backbone: {tmp_path / place}/x.safetensors}}\n"
+        for name, place in where.items()
+    )
+    start = RUN.index("  random:"), RUN.index("benchmarks:")
+    text = RUN[: start[0]] + backbones + RUN[start[1] :].partition("  - {verb: svm")[0]
+    (tmp_path / "named.yaml").write_text(text)
+    words = [str(tmp_path / "named.yaml"), "--root", str(tmp_path / "root"), "--data", str(scenes)]
+    assert main(["run", *words, "--workers", "0"]) == 0
+    records = [read_record(p) for p in (tmp_path / "root/records").glob("*.json")]
+    assert {r.backbone["name"] for r in records} == set(where)
+    run = lay_out(RunConfig(words[0], root=words[2], data=words[4]))
+    assert {s.left for s in standings(run).values()} == {0}
+    report = (tmp_path / "root/report.md").read_text()
+    assert "x (" not in report
+    rows = [line for line in report.splitlines() if line.startswith("|")]
+    assert all(any(name in row and "–" not in row for row in rows) for name in where)
+
+
+def test_earlier_pre_training_is_a_measure_only_with_the_same_settings(scenes, tmp_path):
+    text = RUN.replace(
+        'random: {checkpoint: "random:resnet10-w8"}', "random: {pretrain: {preset: digits-simsiam}}"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    run = lay_out(RunConfig(str(tmp_path / "r.yaml"), root=str(tmp_path / "new"), data=str(scenes)))
+    job = run.jobs[0]
+    earlier = tmp_path / "old"
+    for folder in ("records", "run", "pretrain/random"):
+        (earlier / folder).mkdir(parents=True)
+    line = {"epoch": 1, "loss": 1.0, "seconds": 10.0}
+    (earlier / "pretrain/random/monitor.jsonl").write_text(json.dumps(line) + "\n")
+    for epochs, arch, expected in ((3, "resnet10-w16", 10.0 * 12), (3, "resnet50", None)):
+        values = job.values | {"epochs": epochs, "out": "elsewhere"}
+        values |= {"arch": arch} if arch != job.config.arch else {}
+        (earlier / "run/pretrain.random.yaml").write_text(json.dumps(values))
+        found = {p.job.name: p.estimate.seconds for p in planned_jobs(run)}
+        assert found["pretrain random"] == expected
+
+
 def test_doctor_looks_at_each_part(scenes, capsys):
     assert main(["doctor", "--data", str(scenes)]) == 0
     out = capsys.readouterr().out

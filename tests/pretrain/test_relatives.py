@@ -389,6 +389,8 @@ def test_swavs_queue_takes_part_when_it_is_full_and_old_enough(weight_norm):
         method.after_update(step + 1, 7)
         for view in (0, 1):
             queues[view].append(z[view])
+    length = method.prototypes.weight.detach().norm(dim=1)
+    assert (length.mean() > 1.1) == weight_norm  # with it, only the gradient sees unit length
     found = {tuple(row) for row in method.queue[1].numpy().round(6)}
     assert found == {tuple(row) for row in np.concatenate(queues[1][-3:]).round(6)}
 
@@ -434,6 +436,7 @@ def test_losses_are_float32_under_autocast(name):
     ):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert in_bf16(method, [x.bfloat16() for x in given], True)[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", [*SMALL, "simsiam"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -302,6 +303,31 @@ def test_wrong_folders_are_one_clear_line(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not Path("good/report.md").exists()
+
+
+def test_a_name_to_order_that_nothing_has_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.fill(tmp_path, benchmarks=("in1k-knn",))
+    assert run_verb(VERBS["report"], [str(tmp_path), "--order", "supervise"]) == 2
+    assert "'supervise' has neither a record nor a job; is 'supervised' meant?" in (
+        capsys.readouterr().err
+    )
+    assert run_verb(VERBS["report"], [str(tmp_path), "--compare", "random"]) == 2
+    assert "is not a list of 2 texts" in capsys.readouterr().err
+
+
+def test_odd_files_are_left_out_or_shown_and_end_nothing(tmp_path: Path) -> None:
+    made.fill(tmp_path, backbones=("a",), benchmarks=("in1k-knn",))
+    (path,) = (tmp_path / "records").iterdir()
+    shutil.copy(path, os.fsencode(tmp_path / "records") + b"/a\xff.json")
+    (tmp_path / "records/deep.json").write_text("[" * 100_000)
+    (tmp_path / "records/odd\u202e\x1b.json").write_text("{")
+    text = report(tmp_path)
+    assert "deep.json" in text
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    assert "top-1" in text
 
 
 def test_a_run_whose_jobs_all_failed_has_a_report_that_says_so(tmp_path: Path) -> None:

@@ -233,6 +233,16 @@ def test_left_out_classes_are_named_and_are_no_numbers(
     assert len(lines(table(text, "Low-shot costs"))[HONEST]) == 2
 
 
+@pytest.mark.parametrize("changed", [{}, {"resize": 999}])
+def test_a_full_and_a_low_shot_svm_of_other_settings_do_not_share_a_table(
+    tmp_path: Path, changed: dict[str, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    save(tmp_path, FULL, "a", made.svm(rng), resize=1)
+    save(tmp_path, LOW, "a", made.lowshot(rng), **({"resize": 1} | changed))
+    assert len(report(tmp_path).split("\n## Linear SVM")[1:]) == (2 if changed else 1)
+
+
 def test_different_classes_do_not_share_a_table(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     save(tmp_path, LOW, "a", made.lowshot(rng) + left_out(1), skip_classes=True)

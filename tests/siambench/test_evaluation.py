@@ -32,9 +32,7 @@ def config(scenes, backbone_file, tmp_path):
     )
 
 
-def test_recorded_once_and_again_when_protocol_data_or_seed_change(
-    config, scenes, tmp_path, capsys
-):
+def test_recorded_once_and_again_when_protocol_or_data_change(config, scenes, tmp_path, capsys):
     (first,) = run(config)
     files = list((tmp_path / "records").iterdir())
     (again,) = run(config)
@@ -42,11 +40,15 @@ def test_recorded_once_and_again_when_protocol_data_or_seed_change(
     assert "already recorded" in capsys.readouterr().err
     assert list((tmp_path / "records").iterdir()) == files
     run(replace(config, k=[3]))
-    run(replace(config, seed=1))
-    assert len(list((tmp_path / "records").iterdir())) == 3
+    assert len(list((tmp_path / "records").iterdir())) == 2
     run(replace(config, workers=1, device="auto"))
-    assert len(list((tmp_path / "records").iterdir())) == 3
+    assert len(list((tmp_path / "records").iterdir())) == 2
     run(replace(config, trials=3))  # nothing in kNN is random: one trial is all
+    (other,) = run(replace(config, seed=1))  # and any seed is the same
+    assert other == first
+    assert len(list((tmp_path / "records").iterdir())) == 2
+    (named,) = run(replace(config, name="ours"))  # the same weights, another row
+    assert named.backbone == first.backbone | {"name": "ours"}
     assert len(list((tmp_path / "records").iterdir())) == 3
 
 
@@ -104,9 +106,9 @@ def test_what_does_nothing_is_not_in_the_protocol():
 
 
 def test_refused_before_any_work(config, tmp_path):
-    with pytest.raises(UserError, match="trials must be at least 1"):
+    with pytest.raises(UserError, match="--trials is 0; it must be at least 1"):
         run(replace(config, trials=0))
-    with pytest.raises(UserError, match="seed at least 0"):
+    with pytest.raises(UserError, match="--seed is -1; it must be at least 0"):
         run(replace(config, seed=-1))
     with pytest.raises(UserError, match="below 2\\^63"):
         run(replace(config, seed=10**30))

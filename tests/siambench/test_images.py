@@ -130,6 +130,9 @@ def test_classes_of_two_splits_must_agree(folder):
 def test_official_names_need_official_counts(tmp_path):
     assert dataset_name(tmp_path, {"train": 1_281_167, "val": 50_000}) == "imagenet-1k"
     assert dataset_name(tmp_path, {"train": 1_281_166, "val": 50_000}) == tmp_path.name
+    (tmp_path / "imagenet-1k").mkdir()  # as a folder is easily called
+    for counts in ({"train": 3, "val": 2}, {"train": 1_281_166, "val": 50_000}):
+        assert dataset_name(tmp_path / "imagenet-1k", counts) == "imagenet-1k (other counts)"
     (tmp_path / "siambench-data.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         dataset_name(tmp_path, {"train": 3})
